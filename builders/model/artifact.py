@@ -1,0 +1,116 @@
+"""What the steps hand to each other, and the manifest that a dist folder is read by."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builders.errors import ProofError
+
+MANIFEST_SCHEMA = 1
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+SUMS = "SHA256SUMS"
+LOG = "build.log"
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class SourceTree:
+    """A component's verified source as one tar file; `strip` leading folders are cut."""
+
+    component: str
+    archive: Path
+    strip: int
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A binary as it came out of a builder. `size` is in bytes."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question asked of one binary. `found` is what was seen, `next_step` what would help."""
+
+    binary: str
+    name: str
+    passed: bool
+    found: str
+    next_step: str = ""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All checks of a build, in the order they were asked."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+    def to_json(self) -> str:
+        return _json({"passed": self.passed, "checks": [dataclasses.asdict(c) for c in self.checks]})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contract of a dist folder: what is in it, and how it was made."""
+
+    data: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        return _json(self.data)
+
+    @property
+    def kubernetes(self) -> str:
+        return str(self.data["kubernetes"])
+
+    @property
+    def variant(self) -> str:
+        return str(self.data["variant"])
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest of a dist folder; ProofError where there is none or it is broken."""
+        path = folder / MANIFEST
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ProofError(
+                "this is not a dist folder: it has no manifest",
+                place=str(path),
+                next_step="give the folder that a build has made, such as dist/v1.20.2",
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ProofError(
+                f"the manifest cannot be read: {error}",
+                place=str(path),
+                next_step="build this version again",
+            ) from error
+        if not isinstance(data, dict) or data.get("schema") != MANIFEST_SCHEMA:
+            schema = data.get("schema") if isinstance(data, dict) else None
+            raise ProofError(
+                f"manifest schema {schema!r} is not {MANIFEST_SCHEMA}, the one this version reads",
+                place=str(path),
+                next_step="verify it with the nokmem version that built it, or build it again",
+            )
+        return cls(data)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,343 @@
+"""The facts: what is known of each release, toolchain and target, loaded from data/ and checked.
+
+A fact that is missing, malformed or without evidence is a FactsError at load time, so that
+nothing downstream has to ask.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from builders.errors import FactsError, UnknownReleaseError, UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DATA = Path(__file__).parent / "data"
+VERSION = re.compile(r"v(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DebianFile:
+    """A file of a Debian archive. `architecture` is "source" for a source package's file."""
+
+    suite: str
+    package: str
+    version: str
+    architecture: str
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DebianSource:
+    """Where the distribution holds a component's source."""
+
+    revision: str
+    files: tuple[DebianFile, ...]
+    evidence: str
+    unapplied: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """One Kubernetes release. `epoch` is the committer date of its tag, in seconds since 1970."""
+
+    version: str
+    commit: str
+    epoch: int
+    go: str
+    vendored_runc: str
+    runc: str
+    mechanism: str
+    nokmem_tag: str
+    kubelet_tags: tuple[str, ...]
+    kubelet_output: str
+
+
+@dataclass(frozen=True)
+class RuncRelease:
+    """One runc release and what upstream's Makefile gives the compiler."""
+
+    version: str
+    commit: str
+    tags: tuple[str, ...]
+    nokmem_tag: str
+    static_tags: tuple[str, ...]
+    static_ldflags: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """The packages, pinned, that a toolchain tree is made of.
+
+    `required` names those that are unpacked before the tree can run anything of its own.
+    """
+
+    name: str
+    suites: tuple[str, ...]
+    script: str
+    go: str
+    go_root: str
+    go_package: str
+    debootstrap: DebianFile
+    required: tuple[str, ...]
+    packages: tuple[DebianFile, ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the nodes have. `machine` is the ELF machine, `glibc` the highest symbol version."""
+
+    name: str
+    machine: str
+    machine_name: str
+    glibc: str
+    libseccomp: str
+    libraries: tuple[str, ...]
+    libseccomp_newer_symbols: tuple[str, ...]
+
+
+class Facts:
+    """Everything below one data folder. Parsed on first use, part by part."""
+
+    def __init__(self, folder: Path = DATA) -> None:
+        self._folder = folder
+
+    def release(self, version: str) -> Release:
+        """The facts of a Kubernetes release such as v1.20.2."""
+        if not VERSION.fullmatch(version):
+            raise UsageError(
+                f"{version!r} is not a Kubernetes version",
+                place="--k8s",
+                next_step="write it as v1.20.2",
+            )
+        try:
+            return self.releases[version]
+        except KeyError:
+            near = difflib.get_close_matches(version, self.releases, n=3, cutoff=0)
+            raise UnknownReleaseError(
+                f"no facts are held about Kubernetes {version}",
+                place=str(self._folder / "kubernetes"),
+                next_step=f"nearest known: {', '.join(near)}",
+            ) from None
+
+    def runc(self, version: str) -> RuncRelease:
+        try:
+            return self.runcs[version]
+        except KeyError:
+            raise FactsError(
+                f"no facts are held about runc {version}", place=str(self._folder / "runc.toml")
+            ) from None
+
+    @cached_property
+    def releases(self) -> dict[str, Release]:
+        found: dict[str, Release] = {}
+        for path in sorted((self._folder / "kubernetes").glob("*.toml")):
+            found.update(_checked(path, lambda data: _releases(data)))
+        return found
+
+    @cached_property
+    def runcs(self) -> dict[str, RuncRelease]:
+        return _checked(self._folder / "runc.toml", lambda data: _runcs(data))
+
+    @cached_property
+    def targets(self) -> dict[str, Target]:
+        return _checked(self._folder / "targets.toml", lambda data: _targets(data))
+
+    @cached_property
+    def toolchain(self) -> Toolchain:
+        return _checked(
+            self._folder / "debian/bullseye.toml", lambda data: _toolchain(data, self._lock)
+        )
+
+    def debian_source(self, component: str, version: str) -> DebianSource | None:
+        """The distribution's source of a component, or None where it holds no such version."""
+        return self.debian_sources.get((component, version))
+
+    @cached_property
+    def debian_sources(self) -> dict[tuple[str, str], DebianSource]:
+        found = _checked(self._folder / "debian/bookworm.toml", _source_packages)
+        found |= _checked(
+            self._folder / "debian/bullseye.toml", lambda data: _binary_sources(data, self._lock)
+        )
+        return found
+
+    @cached_property
+    def _lock(self) -> Mapping[str, Any]:
+        return _checked(self._folder / "debian/bullseye.lock.toml", lambda data: data)
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as plain data; FactsError with file and position where it is broken."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise FactsError(f"cannot be read: {error}", place=str(path)) from error
+
+
+def _checked(path: Path, build: Callable[[dict[str, Any]], T]) -> T:
+    data = load_toml(path)
+    try:
+        return build(data)
+    except KeyError as error:
+        raise FactsError(f"the key {error.args[0]!r} is missing", place=str(path)) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise FactsError(str(error), place=str(path)) from error
+
+
+def _matching(pattern: re.Pattern[str], value: object, name: str) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise ValueError(f"{name} is malformed: {value!r}")
+    return value
+
+
+def _text(table: Mapping[str, Any], key: str) -> str:
+    value = table[key]
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{key} must be a text that says something")
+    return value
+
+
+def _releases(data: Mapping[str, Any]) -> dict[str, Release]:
+    _text(data["nokmem"], "evidence")
+    _text(data["kubelet"], "evidence")
+    found = {}
+    for version, fact in data["releases"].items():
+        for evidence in ("evidence", "go_evidence", "vendored_runc_evidence"):
+            _text(fact, evidence)
+        if not _matching(VERSION, version, "release").startswith(f"v{data['minor']}."):
+            raise ValueError(f"{version} is not a release of {data['minor']}")
+        found[version] = Release(
+            version=version,
+            commit=_matching(COMMIT, fact["commit"], "commit"),
+            epoch=int(fact["epoch"]),
+            go=_text(fact, "go"),
+            vendored_runc=_text(fact, "vendored_runc"),
+            runc=_text(fact, "runc"),
+            mechanism=_text(data["nokmem"], "mechanism"),
+            nokmem_tag=_text(data["nokmem"], "tag"),
+            kubelet_tags=tuple(data["kubelet"]["tags"]),
+            kubelet_output=_text(data["kubelet"], "output"),
+        )
+    return found
+
+
+def _runcs(data: Mapping[str, Any]) -> dict[str, RuncRelease]:
+    found = {}
+    for version, fact in data["releases"].items():
+        for evidence in ("evidence", "nokmem_evidence", "makefile_evidence"):
+            _text(fact, evidence)
+        found[version] = RuncRelease(
+            version=version,
+            commit=_matching(COMMIT, fact["commit"], "commit"),
+            tags=tuple(fact["tags"]),
+            nokmem_tag=_text(fact, "nokmem_tag"),
+            static_tags=tuple(fact["static_tags"]),
+            static_ldflags=tuple(fact["static_ldflags"]),
+            flags=tuple(fact["flags"]),
+        )
+    return found
+
+
+def _targets(data: Mapping[str, Any]) -> dict[str, Target]:
+    found = {}
+    for name, fact in data["targets"].items():
+        for evidence in ("glibc", "libseccomp", "libraries", "libseccomp_newer_symbols"):
+            _text(fact, f"{evidence}_evidence")
+        found[name] = Target(
+            name=name,
+            machine=_text(fact, "machine"),
+            machine_name=_text(fact, "machine_name"),
+            glibc=_text(fact, "glibc"),
+            libseccomp=_text(fact, "libseccomp"),
+            libraries=tuple(fact["libraries"]),
+            libseccomp_newer_symbols=tuple(fact["libseccomp_newer_symbols"]),
+        )
+    return found
+
+
+def _debian_file(row: Mapping[str, Any]) -> DebianFile:
+    if row["path"].startswith("/") or ".." in Path(row["path"]).parts:
+        raise ValueError(f"path leaves the archive: {row['path']!r}")
+    return DebianFile(
+        suite=_text(row, "suite"),
+        package=_text(row, "package"),
+        version=_text(row, "version"),
+        architecture=_text(row, "architecture"),
+        path=_text(row, "path"),
+        size=int(row["size"]),
+        sha256=_matching(SHA256, row["sha256"], "sha256"),
+    )
+
+
+def _toolchain(data: Mapping[str, Any], lock: Mapping[str, Any]) -> Toolchain:
+    packages = tuple(_debian_file(row) for row in lock["toolchain"])
+    names = {file.package for file in packages}
+    missing = (set(data["packages"]) | set(lock["required"])) - names
+    if missing:
+        raise ValueError(f"not in the lock: {', '.join(sorted(missing))}; run invoke pins")
+    _text(data["go"], "evidence")
+    return Toolchain(
+        name=_text(data, "name"),
+        suites=tuple(data["suites"]),
+        script=_text(data, "script"),
+        go=_text(data["go"], "version"),
+        go_root=_text(data, "go_root"),
+        go_package=next(
+            f"{file.package} {file.version}"
+            for file in packages
+            if file.package == data["go"]["package"]
+        ),
+        debootstrap=_debian_file(lock["debootstrap"]),
+        required=tuple(lock["required"]),
+        packages=packages,
+    )
+
+
+def _source_packages(data: Mapping[str, Any]) -> dict[tuple[str, str], DebianSource]:
+    found = {}
+    for component, versions in data["sources"].items():
+        for version, fact in versions.items():
+            file = _debian_file({**fact, "architecture": "source"})
+            found[component, version] = DebianSource(
+                revision=file.version,
+                files=(file,),
+                evidence=_text(fact, "evidence"),
+                unapplied=_text(fact, "unapplied"),
+            )
+    return found
+
+
+def _binary_sources(
+    data: Mapping[str, Any], lock: Mapping[str, Any]
+) -> dict[tuple[str, str], DebianSource]:
+    found = {}
+    for component, versions in data["sources"].items():
+        for version, fact in versions.items():
+            files = tuple(_debian_file(row) for row in lock["sources"][component][version])
+            revisions = [f.version for f in files if f.package == fact["package_version_of"]]
+            if len(revisions) != 1 or not set(fact["packages"]) <= {f.package for f in files}:
+                raise ValueError(f"{component} {version} is not in the lock; run invoke pins")
+            found[component, version] = DebianSource(
+                revision=revisions[0],
+                files=files,
+                evidence=_text(fact, "evidence"),
+                unapplied="",
+            )
+    return found

@@ -1,0 +1,232 @@
+"""The order of things: from a version to a proven dist folder. Nothing else knows it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from builders.errors import NokmemError, ProofError, UsageError
+from builders.model.artifact import LOG, Binary, CheckReport, Manifest
+from builders.model.plan import BuildPlan, BuildRequest, resolve
+from builders.model.releases import Facts
+from builders.steps import checks, compile, manifest, sources, toolchain
+from builders.steps.checks import Expected
+from builders.tools import container, rootfs
+from builders.tools.builder import Builder, Limits
+from builders.tools.cache import Cache
+from builders.tools.terminal import Terminal
+
+RECIPE = Path(__file__).parents[1] / "dockerfiles/debian"
+BUILDERS = ("auto", "container", "rootfs")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to build, as opposed to what: none of it may change a byte of the binaries."""
+
+    builder: str = "auto"
+    limits: Limits = Limits()
+    keep: bool = False
+
+
+def plan(request: BuildRequest) -> BuildPlan:
+    """Decide the whole build. Contacts nobody."""
+    return resolve(request, Facts(), recipe_sha256=recipe_sha256(RECIPE))
+
+
+def build(
+    request: BuildRequest,
+    options: Options,
+    dist: Path,
+    cache: Cache,
+    environment: Mapping[str, str],
+    terminal: Terminal,
+) -> tuple[Path, CheckReport]:
+    """Plan, fetch, make the toolchain, compile, prove, and put the result into dist/.
+
+    A failure leaves what stood in dist/ as it was; the log of what failed lies beside it.
+    """
+    decided = plan(request)
+    builder = choose(options.builder, cache, terminal)
+    provider = sources.Debian(cache, environment)
+    place = hashlib.sha256(bytes(dist.absolute() / decided.name)).hexdigest()[:16]
+    with ExitStack() as stack:
+        stack.enter_context(cache.lock(f"dist-{place}", wait=False))
+        builder.sweep()
+        folder = manifest.staging(dist, decided.name)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        log = stack.enter_context((folder / LOG).open("w", encoding="utf-8"))
+
+        def write(line: str) -> None:
+            log.write(line + "\n")
+
+        try:
+            _fetch(decided, provider, terminal)
+            _make_toolchain(decided, builder, provider, cache, terminal, write)
+            binaries = _compile(decided, builder, provider, options, cache, folder, terminal, write)
+        except NokmemError:
+            log.flush()
+            _keep_log(folder, dist, decided, terminal)
+            raise
+        log.flush()
+        with terminal.phase("prove"):
+            report = checks.prove(_expected(decided, binaries), decided.target)
+        manifest.write_plan_and_report(folder, decided, report)
+        if not report.passed:
+            _keep_log(folder, dist, decided, terminal)
+            raise proof_error(report, str(dist / decided.name))
+        described = manifest.describe(decided, binaries, folder, builder.name)
+        return manifest.put_in_place(folder, dist, decided, described), report
+
+
+def verify(folder: Path) -> tuple[Manifest, CheckReport]:
+    """Ask every binary of a dist folder everything again.
+
+    A control ("stock") is read as a claim to be nokmem and so fails: it must never pass for
+    the real thing.
+    """
+    described = manifest.read(folder)
+    target = Facts().targets.get(str(described.data["target"]))
+    if target is None:
+        raise UsageError(f"unknown target {described.data['target']!r}", place=str(folder))
+    items = [
+        (
+            Binary(row["name"], folder / row["name"], row["size"], row["sha256"]),
+            Expected(
+                row["name"], row["linking"], "nokmem", tuple(row["prints"]), row["sha256"]
+            ),
+        )
+        for row in described.data["binaries"]
+    ]
+    return described, checks.prove(items, target)
+
+
+def choose(kind: str, cache: Cache, terminal: Terminal) -> Builder:
+    """The builder that was asked for, or with "auto" the engine if one answers."""
+    if kind not in BUILDERS:
+        raise UsageError(
+            f"{kind!r} is not a builder",
+            place="--builder",
+            next_step=f"use one of: {', '.join(BUILDERS)}",
+        )
+    if kind == "container":
+        return container.ContainerBuilder(cache)
+    if kind == "rootfs":
+        return rootfs.Rootfs(cache)
+    problem = container.why_not()
+    if problem is None:
+        terminal.say("builder: container, because an engine answers")
+        return container.ContainerBuilder(cache)
+    terminal.say(f"builder: rootfs, because {problem.fact} ({problem.place})")
+    return rootfs.Rootfs(cache)
+
+
+def proof_error(report: CheckReport, place: str) -> ProofError:
+    """The error for a report with failures: each with what was found and what would help."""
+    failures = report.failures
+    return ProofError(
+        f"{len(failures)} of {len(report.checks)} checks failed",
+        place=place,
+        next_step=failures[0].next_step,
+        detail=tuple(f"{c.binary} {c.name}: {c.found}" for c in failures),
+    )
+
+
+def recipe_sha256(folder: Path) -> str:
+    """One hash over the names and contents of a recipe folder's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _fetch(decided: BuildPlan, provider: sources.Debian, terminal: Terminal) -> None:
+    files = [row for component in decided.components for row in component.source.files]
+    with terminal.phase("fetch sources", "bytes") as phase:
+        provider.fetch(files, lambda count: phase.step(amount=count))
+        phase.note = "" if phase.count else "all in the cache"
+
+
+def _make_toolchain(
+    decided: BuildPlan,
+    builder: Builder,
+    provider: sources.Debian,
+    cache: Cache,
+    terminal: Terminal,
+    write: compile.OnOutput,
+) -> None:
+    wanted = decided.toolchain
+    packages = (wanted.debootstrap, *wanted.packages)
+    with terminal.phase(f"toolchain {wanted.name}", "bytes") as phase:
+
+        def take(line: str) -> None:
+            write(line)
+            phase.line(line)
+
+        made = toolchain.ensure(
+            builder,
+            wanted,
+            cache,
+            RECIPE,
+            lambda: provider.fetch(packages, lambda count: phase.step(amount=count)),
+            take,
+        )
+        phase.note = f"Go {wanted.go}" + ("" if made else ", reused")
+
+
+def _compile(
+    decided: BuildPlan,
+    builder: Builder,
+    provider: sources.Debian,
+    options: Options,
+    cache: Cache,
+    folder: Path,
+    terminal: Terminal,
+    write: compile.OnOutput,
+) -> list[Binary]:
+    binaries = []
+    with builder.start(decided.toolchain.key, options.limits, keep=options.keep) as session:
+        if options.keep:
+            terminal.say(f"this room is kept: {session.entry}")
+        for component in decided.components:
+            title = f"compile {component.name} {component.version}"
+            with terminal.phase(title, "packages") as phase, cache.run_folder() as scratch:
+                try:
+                    source = provider.tree(component, scratch)
+                    binaries.append(
+                        compile.compile_component(
+                            component, source, session, folder, write, phase.step
+                        )
+                    )
+                finally:
+                    shutil.rmtree(scratch)
+    return binaries
+
+
+def _expected(
+    decided: BuildPlan, binaries: Iterable[Binary]
+) -> list[tuple[Binary, Expected]]:
+    components = {component.name: component for component in decided.components}
+    return [
+        (
+            binary,
+            Expected(
+                binary.name,
+                components[binary.name].linking,
+                decided.variant,
+                components[binary.name].prints,
+                binary.sha256,
+            ),
+        )
+        for binary in binaries
+    ]
+
+
+def _keep_log(folder: Path, dist: Path, decided: BuildPlan, terminal: Terminal) -> None:
+    kept = dist / f"{decided.name}.failed.log"
+    shutil.copyfile(folder / LOG, kept)
+    terminal.say(f"the log of what failed: {kept}")

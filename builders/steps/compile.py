@@ -1,0 +1,85 @@
+"""Plan and source tree -> binary, in a session of whichever builder."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from builders.errors import CompileError, IntegrityError
+from builders.model.artifact import Binary, SourceTree
+from builders.model.plan import TMP, WORK, ComponentPlan
+from builders.tools.builder import Session
+from builders.tools.cache import sha256_of
+
+#: A line of `go build -v`: the import path of a package that has just begun to compile.
+PACKAGE = re.compile(r"(_/)?[a-z0-9][\w.~-]*(/[\w.~+-]+)*")
+
+OnOutput = Callable[[str], None]
+OnPackage = Callable[[str], None]
+
+
+def compile_component(
+    component: ComponentPlan,
+    source: SourceTree,
+    session: Session,
+    folder: Path,
+    on_line: OnOutput,
+    on_package: OnPackage,
+) -> Binary:
+    """Unpack, compile, and fetch one binary into `folder`.
+
+    Every line of output goes to `on_line`, every compiled package's path to `on_package`.
+    Raises CompileError with the last lines and the command.
+    """
+    archive = f"{WORK}/{component.name}/source.tar"
+    session.put(source.archive, archive)
+    for path, text in component.files.items():
+        session.put(text.encode(), path)
+    root = f"{WORK}/{component.name}/src"
+    strip = f"--strip-components={source.strip}"
+    for argv in (
+        ["install", "-d", root, TMP],
+        ["tar", "-xf", archive, "-C", root, "--no-same-owner", strip],
+        ["rm", archive],
+    ):
+        _run(session, component, argv, WORK, on_line)
+
+    def take(line: str) -> None:
+        on_line(line)
+        if PACKAGE.fullmatch(line):
+            on_package(line)
+
+    _run(session, component, list(component.command), component.folder, take)
+    path = folder / component.name
+    session.get(component.output, path)
+    path.chmod(0o755)
+    sha256 = sha256_of(path)
+    inside = session.run(["sha256sum", component.output], environment=component.environment)
+    if inside.tail[-1:] != (f"{sha256}  {component.output}",):
+        raise IntegrityError(
+            f"{component.name} arrived with sha256 {sha256}, it was sent as {inside.tail[-1:]}",
+            place=str(path),
+            next_step="look at the disk that holds dist/, then build again",
+        )
+    return Binary(component.name, path, path.stat().st_size, sha256)
+
+
+def _run(
+    session: Session, component: ComponentPlan, argv: list[str], folder: str, on_line: OnOutput
+) -> None:
+    result = session.run(
+        argv, environment=component.environment, folder=folder, on_line=on_line
+    )
+    if result.ok:
+        return
+    replay = shlex.join(
+        ["env", "-C", folder, *(f"{k}={v}" for k, v in component.environment.items()), *argv]
+    )
+    raise CompileError(
+        f"{component.name} {component.version}: {argv[0]} failed with exit code {result.exit_code}",
+        place=replay,
+        next_step="build again with --keep to get into the room and replay that command",
+        detail=result.tail,
+    )

@@ -1,0 +1,117 @@
+"""Plan -> verified files -> source trees. A provider is one kind of place that holds sources.
+
+Every file is known by its sha256 before it is asked for, and enters the cache only with it.
+What comes from a distribution is checked against its signed archive as well.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from builders.errors import IntegrityError
+from builders.model.artifact import SourceTree
+from builders.model.plan import ComponentPlan
+from builders.tools import apt
+from builders.tools.cache import Cache
+from builders.tools.download import Downloader, OnBytes
+
+GOCODE = "usr/share/gocode/"
+PARALLEL = 6
+
+
+class Provider(Protocol):
+    """A place that holds sources."""
+
+    name: str
+
+    def fetch(self, files: Iterable[Mapping[str, Any]], on_bytes: OnBytes) -> None:
+        """Leave every file of a plan in the cache, verified."""
+
+    def tree(self, component: ComponentPlan, folder: Path) -> SourceTree:
+        """One tar of the component's source; made in `folder` where it has to be made."""
+
+
+class Debian:
+    """The distribution's archives, by the machine's or the user's mirrors."""
+
+    name = "debian"
+
+    def __init__(self, cache: Cache, environment: Mapping[str, str]) -> None:
+        self._cache = cache
+        self._environment = environment
+
+    def missing(self, files: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Those of a plan's files that the cache does not hold."""
+        return [row for row in files if not self._cache.holds(row["sha256"])]
+
+    def fetch(self, files: Iterable[Mapping[str, Any]], on_bytes: OnBytes) -> None:
+        missing = self.missing(files)
+        if not missing:
+            return
+        downloader = Downloader(apt.proxies(self._environment))
+        archive = apt.Archive(
+            downloader, apt.mirrors(self._environment), apt.keyring(self._environment)
+        )
+        pins = [apt.Pinned(**row) for row in missing]
+        archive.confirm(pins)
+
+        def get(pin: apt.Pinned) -> None:
+            downloader.fetch(
+                archive.url(pin.suite, pin.path),
+                self._cache.file(pin.sha256),
+                sha256=pin.sha256,
+                size=pin.size,
+                on_bytes=on_bytes,
+            )
+
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            for _ in pool.map(get, pins):
+                pass
+
+    def tree(self, component: ComponentPlan, folder: Path) -> SourceTree:
+        first, *others = component.source.files
+        if first["architecture"] == "source":
+            assert not others
+            archive = self._cache.file(first["sha256"])
+            _refuse_other_commit(archive, component)
+            return SourceTree(component.name, archive, strip=1)
+        path = folder / f"{component.name}.tar"
+        _merge_gocode([self._cache.file(row["sha256"]) for row in component.source.files], path)
+        return SourceTree(component.name, path, strip=0)
+
+
+def _refuse_other_commit(archive: Path, component: ComponentPlan) -> None:
+    """Upstream's `git archive` names its commit in the header; it must be the planned one."""
+    with tarfile.open(archive) as tar:
+        tar.next()
+        commit = tar.pax_headers.get("comment", "no commit")
+    if commit != component.source.commit:
+        raise IntegrityError(
+            f"the archive was made of {commit}, planned is {component.source.commit}",
+            place=str(archive),
+            next_step="this is a fault in the project's data: report it with `invoke plan`",
+        )
+
+
+def _merge_gocode(debs: Iterable[Path], destination: Path) -> None:
+    """One GOPATH out of many -dev packages: what they have below /usr/share/gocode."""
+    with tarfile.open(destination, "w", format=tarfile.PAX_FORMAT) as tar:
+        seen: set[str] = set()
+        for deb in debs:
+            with apt.deb_data(deb) as data:
+                for member in data:
+                    name = os.path.normpath(member.name)
+                    if not name.startswith(GOCODE):
+                        continue
+                    member.name = name[len(GOCODE) :]
+                    if member.islnk():
+                        member.linkname = os.path.normpath(member.linkname)[len(GOCODE) :]
+                    if member.name in seen:
+                        continue
+                    seen.add(member.name)
+                    tar.addfile(member, data.extractfile(member) if member.isreg() else None)

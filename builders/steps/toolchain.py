@@ -1,0 +1,177 @@
+"""Plan -> toolchain: a tree with Go, gcc and rpm, made once for each key and then reused.
+
+The seed is what `debootstrap --foreign` would leave: the required packages unpacked over
+merged /usr links, all packages beside them, and debootstrap's own second stage. It is put
+together here because unpacking needs neither root nor a running tree, so that an engine on
+another machine can be given the same seed as the embedded builder.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from builders.model.plan import ToolchainPlan
+from builders.tools import apt
+from builders.tools.builder import Builder
+from builders.tools.cache import Cache
+from builders.tools.process import OnLine
+
+#: /X is a link to usr/X in a merged tree (debootstrap's setup_merged_usr, amd64).
+MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+#: debootstrap wants a mirror's name for the index it reads; the second stage opens no network.
+NO_MIRROR = "http://mirror.invalid"
+
+
+def ensure(
+    builder: Builder,
+    plan: ToolchainPlan,
+    cache: Cache,
+    recipe: Path,
+    fetch: Callable[[], object],
+    on_line: OnLine,
+) -> bool:
+    """Make the plan's toolchain unless it is there; True where it had to be made.
+
+    `fetch` is called before, only if needed, and leaves every package in the cache.
+    """
+    if builder.has(plan.key):
+        return False
+    with cache.lock(f"toolchain-{builder.name}-{plan.key}"):
+        if builder.has(plan.key):
+            return False
+        fetch()
+        with cache.run_folder() as scratch:
+            seed = scratch / "seed.tar"
+            try:
+                write_seed(plan, cache, recipe, seed)
+                builder.make(plan.key, seed, recipe, on_line)
+            finally:
+                seed.unlink(missing_ok=True)
+                with suppress(OSError):
+                    scratch.rmdir()
+    return True
+
+
+def write_seed(plan: ToolchainPlan, cache: Cache, recipe: Path, destination: Path) -> None:
+    """Write the seed tree of a toolchain whose packages are all in the cache."""
+    required = [row for row in plan.packages if row["package"] in plan.required]
+    base = [row for row in plan.packages if row["package"] not in plan.required]
+    with tarfile.open(destination, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in MERGED:
+            _add(tar, f"usr/{name}", directory=True)
+            _add(tar, name, link=f"usr/{name}")
+        seen = {f"usr/{name}" for name in MERGED} | set(MERGED)
+        for row in required:
+            with apt.deb_data(cache.file(row["sha256"])) as data:
+                for member, content in _members(data, seen):
+                    tar.addfile(member, content)
+        archives = {row["package"]: _archive_name(row) for row in plan.packages}
+        for row in plan.packages:
+            tar.add(cache.file(row["sha256"]), archives[row["package"]][1:], filter=_as_root)
+        for name, text in _state(plan, base, archives, cache).items():
+            _add(tar, name, text)
+        with apt.deb_data(cache.file(plan.debootstrap["sha256"])) as data:
+            for name, text in _debootstrap(data, plan.script).items():
+                _add(tar, f"debootstrap/{name}", text, mode=0o755)
+        _add(tar, "nokmem/bootstrap.sh", (recipe / "bootstrap.sh").read_bytes(), mode=0o755)
+
+
+def _members(
+    data: tarfile.TarFile, seen: set[str]
+) -> Iterator[tuple[tarfile.TarInfo, io.BufferedIOBase | None]]:
+    """A package's members under their merged names, each path once, the first one wins."""
+    for member in data:
+        member.name = _merged(member.name)
+        if member.islnk():
+            member.linkname = _merged(member.linkname)
+        if member.name in seen or not member.name:
+            continue
+        seen.add(member.name)
+        content = data.extractfile(member) if member.isreg() else None
+        yield member, content  # type: ignore[misc]
+
+
+def _merged(name: str) -> str:
+    """A path of a package as a path of a merged tree, without a leading ./ or /."""
+    parts = [part for part in PurePosixPath(name).parts if part not in (".", "/")]
+    if ".." in parts:
+        raise ValueError(f"a package's path leaves the tree: {name}")
+    if len(parts) > 1 and parts[0] in MERGED:
+        parts.insert(0, "usr")
+    return "/".join(parts)
+
+
+def _archive_name(row: Mapping[str, Any]) -> str:
+    """Where debootstrap and apt keep a package: the epoch's colon is quoted."""
+    version = row["version"].replace(":", "%3a")
+    return f"/var/cache/apt/archives/{row['package']}_{version}_{row['architecture']}.deb"
+
+
+def _state(
+    plan: ToolchainPlan, base: list[Mapping[str, Any]], archives: Mapping[str, str], cache: Cache
+) -> dict[str, str]:
+    """The files by which debootstrap's second stage knows what its first stage did."""
+    host = NO_MIRROR.partition("://")[2]
+    stanzas = (apt.deb_control(cache.file(row["sha256"])) for row in plan.packages)
+    return {
+        "debootstrap/arch": "amd64\n",
+        "debootstrap/suite": f"{plan.script}\n",
+        "debootstrap/variant": "minbase\n",
+        "debootstrap/mirror": f"{NO_MIRROR}\n",
+        "debootstrap/required": " ".join(plan.required) + "\n",
+        "debootstrap/base": " ".join(row["package"] for row in base) + "\n",
+        "debootstrap/debpaths": "".join(f"{k} {v}\n" for k, v in archives.items()),
+        "etc/fstab": "",
+        "var/lib/dpkg/available": "",
+        "var/lib/dpkg/status": "",
+        f"var/lib/apt/lists/{host}_dists_{plan.script}_main_binary-amd64_Packages": "\n".join(
+            stanzas
+        ),
+    }
+
+
+def _debootstrap(data: tarfile.TarFile, script: str) -> dict[str, bytes]:
+    """debootstrap's files, named as its first stage would leave them in the tree."""
+    wanted = {
+        "usr/sbin/debootstrap": "debootstrap",
+        "usr/share/debootstrap/functions": "functions",
+        "usr/share/debootstrap/scripts/debian-common": "debian-common",
+        f"usr/share/debootstrap/scripts/{script}": "suite-script",
+    }
+    found = {}
+    for path, name in wanted.items():
+        file = data.extractfile(f"./{path}")
+        assert file is not None, path
+        found[name] = file.read()
+    return found
+
+
+def _add(
+    tar: tarfile.TarFile,
+    name: str,
+    content: str | bytes = b"",
+    *,
+    mode: int = 0o644,
+    directory: bool = False,
+    link: str = "",
+) -> None:
+    member = tarfile.TarInfo(name)
+    body = content.encode() if isinstance(content, str) else content
+    if directory:
+        member.type, member.mode = tarfile.DIRTYPE, 0o755
+    elif link:
+        member.type, member.linkname = tarfile.SYMTYPE, link
+    else:
+        member.size, member.mode = len(body), mode
+    tar.addfile(member, io.BytesIO(body))
+
+
+def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = "root"
+    return member

@@ -1,0 +1,361 @@
+"""Debian archives: where the machine's mirrors are, and what a signed archive says of a file.
+
+The chain: InRelease, signed by the archive's keyring -> the sha256 of each index it lists ->
+the path, size and sha256 of each file in that index. Valid-Until is not looked at: a caller
+pins each file by hash, so an old but authentic index can only confirm or refuse a pin, never
+replace what is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from debian.arfile import ArFile
+from debian.deb822 import Deb822, Release
+from debian.debfile import DebFile
+
+from builders.errors import IntegrityError, MachineError, UnavailableError
+from builders.tools import process
+from builders.tools.download import Downloader, redacted
+
+ARCHIVES = ("debian", "debian-security")
+MIRROR_VARIABLES = {
+    "debian": "NOKMEM_DEBIAN_MIRROR",
+    "debian-security": "NOKMEM_DEBIAN_SECURITY_MIRROR",
+}
+KEYRING_VARIABLE = "NOKMEM_DEBIAN_KEYRING"
+KEYRINGS = (
+    Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
+    Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
+    Path("/usr/share/keyring/debian-archive-keyring.gpg"),
+)
+KEYRING_HINT = (
+    "apt-get install debian-archive-keyring   (Debian, Ubuntu)   |   "
+    f"dnf install epel-release debian-keyring   (EL)   |   or set {KEYRING_VARIABLE}"
+)
+#: Names by which apt configurations refer to Debian's own suites.
+SUITES = re.compile(
+    r"(buster|bullseye|bookworm|trixie|forky|duke|sid|unstable|testing|(old){0,2}stable)(-[\w-]+)?/?"
+)
+RELEASE_LIMIT = 4 << 20
+INDEX_LIMIT = 200 << 20
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """One file of an archive as a caller pinned it. `architecture` "source" means a source
+    package's file; else a binary package of that architecture ("all" included)."""
+
+    suite: str
+    package: str
+    version: str
+    architecture: str
+    path: str
+    size: int
+    sha256: str
+
+
+def archive_of(suite: str) -> str:
+    """Which of the two archives holds a suite."""
+    return "debian-security" if suite.endswith("-security") else "debian"
+
+
+def mirrors(environment: Mapping[str, str], folder: Path = Path("/etc/apt")) -> dict[str, str]:
+    """archive -> URI, from the user's variables first, else the machine's apt configuration."""
+    found: dict[str, str] = {}
+    for uri, suite in _configured(folder):
+        if SUITES.fullmatch(suite) and uri.startswith(("http://", "https://")):
+            found.setdefault(archive_of(suite.rstrip("/")), uri.rstrip("/"))
+    for archive, variable in MIRROR_VARIABLES.items():
+        if environment.get(variable):
+            found[archive] = environment[variable].rstrip("/")
+    return found
+
+
+def proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """apt's own proxies, where there is an apt and the environment names none."""
+    if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in environment):
+        return {}
+    apt_config = process.find("apt-config")
+    if apt_config is None:
+        return {}
+    _, text = process.capture([apt_config, "dump", "Acquire"])
+    pairs = re.findall(r'^Acquire::(https?)::Proxy "(http[^"]+)";$', text, re.M)
+    return dict(pairs)
+
+
+def keyring(environment: Mapping[str, str]) -> Path:
+    """The archive keyring, or MachineError with the command that installs it."""
+    named = environment.get(KEYRING_VARIABLE)
+    candidates = (Path(named),) if named else KEYRINGS
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise MachineError(
+        "the keyring that signs Debian's archives is not here",
+        place=", ".join(str(path) for path in candidates),
+        next_step=KEYRING_HINT,
+    )
+
+
+class Archive:
+    """Debian's archives behind one set of mirrors, read through their signatures."""
+
+    def __init__(
+        self, downloader: Downloader, mirrors_by_archive: Mapping[str, str], keyring_path: Path
+    ) -> None:
+        self._downloader = downloader
+        self._mirrors = mirrors_by_archive
+        self._keyring = keyring_path
+        self._releases: dict[str, Mapping[str, str]] = {}
+        self._indices: dict[tuple[str, str], str] = {}
+        self._dates: dict[str, str] = {}
+
+    def url(self, suite: str, path: str) -> str:
+        """Where a path of the suite's archive is on the mirror."""
+        archive = archive_of(suite)
+        if archive not in self._mirrors:
+            raise UnavailableError(
+                f"no mirror of the {archive} archive is known",
+                place="the machine's apt configuration and the environment",
+                next_step=f"set {MIRROR_VARIABLES[archive]} to the URL of a mirror",
+            )
+        return f"{self._mirrors[archive]}/{path}"
+
+    def confirm(self, wanted: Iterable[Pinned]) -> None:
+        """Check that the signed archives list every pinned file just as it is pinned."""
+        for pin in wanted:
+            self._confirm(pin)
+
+    def _confirm(self, pin: Pinned) -> None:
+        area = "source" if pin.architecture == "source" else "binary-amd64"
+        index = "main/source/Sources" if area == "source" else f"main/{area}/Packages"
+        where = f"{index} of {pin.suite}"
+        offered: list[str] = []
+        for stanza in _stanzas(self._index(pin.suite, index), pin.package):
+            if stanza["Version"] != pin.version:
+                offered.append(stanza["Version"])
+                continue
+            listed = _listed_file(stanza, pin)
+            if listed is None:
+                continue
+            if listed != (pin.size, pin.sha256):
+                raise IntegrityError(
+                    f"{pin.package} {pin.version}: pinned sha256 {pin.sha256}, "
+                    f"the signed archive says {listed[1]}",
+                    place=where,
+                    next_step="compare with another mirror; do not change the pin to fit",
+                )
+            return
+        raise UnavailableError(
+            f"{pin.package} {pin.version} is not in the archive"
+            + (f"; it has {', '.join(sorted(set(offered)))}" if offered else ""),
+            place=where,
+            next_step="use a mirror or snapshot that still has it, "
+            f"by {MIRROR_VARIABLES[archive_of(pin.suite)]}",
+        )
+
+    def index(self, suite: str, name: str) -> str:
+        """The text of an index such as main/binary-amd64/Packages, its hash proven."""
+        return self._index(suite, name)
+
+    def release_date(self, suite: str) -> str:
+        """The Date of the suite's signed Release file."""
+        self._release(suite)
+        return self._dates[suite]
+
+    def _index(self, suite: str, name: str) -> str:
+        if (suite, name) not in self._indices:
+            sha256 = self._release(suite).get(f"{name}.xz")
+            if sha256 is None:
+                raise UnavailableError(f"{suite} lists no {name}.xz", place=f"InRelease of {suite}")
+            folder = f"dists/{suite}/{name}".rpartition("/")[0]
+            url = self.url(suite, f"{folder}/by-hash/SHA256/{sha256}")
+            body = self._downloader.read(url, INDEX_LIMIT)
+            actual = hashlib.sha256(body).hexdigest()
+            if actual != sha256:
+                raise IntegrityError(
+                    f"{name}.xz: the signed Release says sha256 {sha256}, got {actual}",
+                    place=redacted(url),
+                    next_step="try again, or another mirror",
+                )
+            text = lzma.decompress(body).decode()
+            self._indices[suite, name] = text
+        return self._indices[suite, name]
+
+    def _release(self, suite: str) -> Mapping[str, str]:
+        if suite not in self._releases:
+            url = self.url(suite, f"dists/{suite}/InRelease")
+            text = self._signed_text(self._downloader.read(url, RELEASE_LIMIT), url)
+            release = Release(text)
+            if suite not in (release.get("Codename"), release.get("Suite")):
+                raise IntegrityError(
+                    f"this is the Release of {release.get('Codename')}, not of {suite}",
+                    place=redacted(url),
+                    next_step="check the mirror's address",
+                )
+            self._dates[suite] = release.get("Date", "")
+            self._releases[suite] = {row["name"]: row["sha256"] for row in release["SHA256"]}
+        return self._releases[suite]
+
+    def _signed_text(self, body: bytes, url: str) -> str:
+        """The text that the signature covers, and nothing around it."""
+        gpgv = process.require("gpgv", "to check the archive's signature")
+        with tempfile.TemporaryDirectory(prefix="nokmem-gpgv-") as folder:
+            signed, text = Path(folder, "InRelease"), Path(folder, "Release")
+            signed.write_bytes(body)
+            _, status = process.capture(
+                [gpgv, "--homedir", folder, "--status-fd", "1", "--keyring", str(self._keyring)]
+                + ["--output", str(text), str(signed)]
+            )
+            seen = set(re.findall(r"^\[GNUPG:\] (\w+)", status, re.M))
+            if not {"GOODSIG", "VALIDSIG"} <= seen or "BADSIG" in seen or not text.is_file():
+                words = ", ".join(
+                    sorted(seen & {"BADSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "NO_PUBKEY", "NODATA"})
+                )
+                raise IntegrityError(
+                    f"the signature is not good{f' ({words})' if words else ''}",
+                    place=redacted(url),
+                    next_step=f"check mirror and keyring ({self._keyring}); an updated "
+                    "debian-archive-keyring may have the new keys",
+                )
+            return text.read_text()
+
+
+@contextmanager
+def deb_data(path: Path) -> Iterator[tarfile.TarFile]:
+    """The data archive of a .deb, open for reading."""
+    with path.open("rb") as file:
+        ar = ArFile(fileobj=file)
+        name = next(name for name in ar.getnames() if name.startswith("data.tar"))
+        with tarfile.open(fileobj=ar.getmember(name), mode="r:*") as tar:
+            yield tar
+
+
+def deb_control(path: Path) -> str:
+    """The control stanza of a .deb, ending in a newline."""
+    deb = DebFile(str(path))
+    try:
+        return str(deb.debcontrol())
+    finally:
+        deb.close()
+
+
+def stanza_text(index: str, package: str, version: str | None = None) -> str:
+    """The stanza of a package as it stands in an index, or "" where it is not there.
+
+    Without a version the first one is meant: a Debian suite lists one per architecture.
+    """
+    for chunk in _chunks(index, package):
+        if version in (None, Deb822(chunk)["Version"]):
+            return chunk
+    return ""
+
+
+def _chunks(index: str, package: str) -> Iterator[str]:
+    """The raw stanzas of a package; indices of 60 MB are too long to parse whole."""
+    head = f"Package: {package}\n"
+    start = 0 if index.startswith(head) else index.find("\n\n" + head)
+    while start >= 0:
+        end = index.find("\n\n", start + 2)
+        yield index[start : end if end >= 0 else len(index)].strip("\n") + "\n"
+        start = index.find("\n\n" + head, end) if end >= 0 else -1
+
+
+def _stanzas(index: str, package: str) -> Iterator[Deb822]:
+    for chunk in _chunks(index, package):
+        yield Deb822(chunk)
+
+
+def _listed_file(stanza: Deb822, pin: Pinned) -> tuple[int, str] | None:
+    """(size, sha256) that an index gives for the pinned path, or None."""
+    if pin.architecture != "source":
+        if stanza["Architecture"] != pin.architecture or stanza["Filename"] != pin.path:
+            return None
+        return int(stanza["Size"]), stanza["SHA256"]
+    for line in stanza["Checksums-Sha256"].split("\n"):
+        words = line.split()
+        if len(words) == 3 and f"{stanza['Directory']}/{words[2]}" == pin.path:
+            return int(words[1]), words[0]
+    return None
+
+
+def _configured(folder: Path) -> Iterator[tuple[str, str]]:
+    """(URI, suite) of every enabled deb source in an apt configuration folder."""
+    parts = folder / "sources.list.d"
+    for path in [folder / "sources.list", *sorted(parts.glob("*.list"))]:
+        for line in _lines(path):
+            match = re.match(r"\s*deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)", line)
+            if match:
+                yield match[1], match[2]
+    for path in sorted(parts.glob("*.sources")):
+        for stanza in Deb822.iter_paragraphs(_lines(path)):
+            if "deb" in stanza.get("Types", "").split() and stanza.get("Enabled", "yes") != "no":
+                for uri in stanza.get("URIs", "").split():
+                    for suite in stanza.get("Suites", "").split():
+                        yield uri, suite
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def solve(
+    folder: Path,
+    mirrors_by_archive: Mapping[str, str],
+    keyring_path: Path,
+    suites: Iterable[str],
+    requests: Iterable[Iterable[str]],
+) -> list[list[tuple[str, str, str]]]:
+    """What apt would install into an empty system, once for each request.
+
+    Runs the machine's apt-get with a configuration of its own below `folder`; nothing of the
+    machine's is read or changed. Returns (package, version, architecture) rows.
+    """
+    apt_get = process.require("apt-get", "to resolve package dependencies")
+    for name in ("lists/partial", "cache/archives/partial", "etc/apt.conf.d", "etc/preferences.d"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "status").touch()
+    sources = folder / "etc/sources.list"
+    sources.write_text(
+        "".join(
+            f"deb [signed-by={keyring_path} arch=amd64] {mirrors_by_archive[archive_of(suite)]} "
+            f"{suite} main\n"
+            for suite in suites
+        )
+    )
+    config = folder / "apt.conf"
+    config.write_text(
+        f'Dir "{folder}";\nDir::Etc "{folder}/etc";\nDir::State "{folder}";\n'
+        f'Dir::State::status "{folder}/status";\nDir::Cache "{folder}/cache";\n'
+        'APT::Architecture "amd64";\nAPT::Architectures { "amd64"; };\n'
+        'APT::Install-Recommends "false";\nAcquire::Check-Valid-Until "false";\n'
+        'APT::Sandbox::User "root";\nAcquire::Languages "none";\n'
+    )
+    environment = {"APT_CONFIG": str(config)}
+    result, text = process.capture([apt_get, "update"], environment=environment, timeout=300)
+    if not result.ok or re.search(r"^[EW]:", text, re.M):
+        raise UnavailableError(
+            "apt-get update failed", place=", ".join(suites), detail=result.tail
+        )
+    answers = []
+    for names in requests:
+        argv = [apt_get, "install", "--simulate", *names]
+        result, text = process.capture(argv, environment=environment, timeout=300)
+        if not result.ok:
+            raise UnavailableError(
+                "apt cannot resolve these packages", place=result.command, detail=result.tail
+            )
+        answers.append(re.findall(r"^Inst (\S+) \((\S+) .*\[(\w+)\]\)", text, re.M))
+    return answers

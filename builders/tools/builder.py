@@ -1,0 +1,75 @@
+"""What every builder can do: make a toolchain once, then start, put, run, get, close.
+
+A toolchain is known by its key. Files travel by stream, so a builder may be on another
+machine. While a command runs there is no network, and it runs as BUILDER_ID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from builders.tools.process import OnLine, Result
+
+#: The user and group that compile; outside the ranges that distributions give to people,
+#: services and systemd.
+BUILDER_ID = 61000
+#: Where a session works, and where Go's build cache is, inside every builder.
+WORK = "/build"
+GO_CACHE = "/cache/go"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a session: `memory` in bytes, `cpus` as a number of cores; None is no bound."""
+
+    memory: int | None = None
+    cpus: float | None = None
+
+
+class Session(Protocol):
+    """One build's room: empty at the start, gone at the end.
+
+    `entry` is the command with which a person gets into a room that was kept.
+    """
+
+    entry: str
+
+    def put(self, source: Path | bytes, destination: str) -> None:
+        """Write a file to an absolute path inside; its folder is made."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: str = WORK,
+        on_line: OnLine | None = None,
+    ) -> Result:
+        """Run a command to its end, stdout and stderr going to `on_line` line by line."""
+
+    def get(self, path: str, destination: Path) -> None:
+        """Write the file at `path` inside to `destination`."""
+
+
+class Builder(Protocol):
+    """A place where toolchains live and sessions run."""
+
+    name: str
+
+    def sweep(self) -> int:
+        """Remove what killed runs left behind; how many there were."""
+
+    def has(self, key: str) -> bool:
+        """Whether the toolchain is there, whole."""
+
+    def make(self, key: str, seed: Path, recipe: Path, on_line: OnLine) -> None:
+        """Make a toolchain from a seed tree (tar) by the recipe folder. All or nothing."""
+
+    def start(
+        self, key: str, limits: Limits, *, keep: bool = False
+    ) -> AbstractContextManager[Session]:
+        """A session on a toolchain, closed and cleaned up at the end unless `keep`."""

@@ -1,0 +1,143 @@
+"""The cache folder: files by content, trees by key, and locks that die with their holder.
+
+    files/<sha256>          verified downloads, named by what they are
+    trees/<key>/            toolchain trees of the embedded builder
+    go/<key>/               Go build caches of the embedded builder, one for each toolchain
+    runs/<id>/ + <id>.lock  scratch of running builds; a folder whose lock is free is rubbish
+    locks/<name>            advisory locks (flock), released by the kernel if a run is killed
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from builders.errors import BusyError, MachineError
+
+CHUNK = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """The hex sha256 of a file, read in constant memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """Bytes on disk below `path`, links not followed, vanishing files passed over."""
+    total = 0
+    for folder, _, names in os.walk(path, onerror=lambda _: None):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+    return total
+
+
+class Cache:
+    """One cache folder, made on first use and owned by whoever made it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o755)
+            probe = root / f".probe-{secrets.token_hex(4)}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise MachineError(
+                f"the cache cannot be written: {error.strerror}",
+                place=str(root),
+                next_step="set NOKMEM_CACHE to a folder of your own",
+            ) from error
+
+    @property
+    def identity(self) -> str:
+        """A random name of this cache, by which things kept elsewhere are known as its own."""
+        path = self.root / "identity"
+        if not path.exists():
+            with suppress(FileExistsError), path.open("x") as file:
+                file.write(secrets.token_hex(8))
+        return path.read_text()
+
+    def file(self, sha256: str) -> Path:
+        """Where the file with this content is, or would be."""
+        return self.root / "files" / sha256
+
+    def holds(self, sha256: str) -> bool:
+        """Whether the file is here and still has that content; a damaged one is removed."""
+        path = self.file(sha256)
+        if not path.is_file():
+            return False
+        if sha256_of(path) == sha256:
+            return True
+        path.unlink(missing_ok=True)
+        return False
+
+    def tree(self, key: str) -> Path:
+        return self.root / "trees" / key
+
+    def go(self, key: str) -> Path:
+        return self.root / "go" / key
+
+    @contextmanager
+    def lock(self, name: str, *, wait: bool = True) -> Iterator[None]:
+        """Hold an exclusive lock; BusyError if it is taken and `wait` is false."""
+        path = self.root / "locks" / re.sub(r"[^\w.-]", "_", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise BusyError(
+                    f"another run is working on {name}",
+                    place=str(path),
+                    next_step="wait for it to end, or look for it with: fuser " + str(path),
+                ) from error
+            yield
+
+    @contextmanager
+    def run_folder(self) -> Iterator[Path]:
+        """A scratch folder; it outlives a killed run only until `abandoned` names it."""
+        identity = secrets.token_hex(6)
+        path = self.root / "runs" / identity
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock")
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            path.mkdir(mode=0o755)
+            try:
+                yield path
+            finally:
+                if not path.exists():
+                    lock.unlink(missing_ok=True)
+
+    def is_running(self, run: str) -> bool:
+        """Whether the run of that folder name still lives."""
+        try:
+            with (self.root / "runs" / f"{run}.lock").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return False
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+
+    def abandoned(self) -> Iterator[Path]:
+        """Run folders whose run is gone. The lock is held while the caller removes one."""
+        for lock in sorted((self.root / "runs").glob("*.lock")):
+            with suppress(OSError), lock.open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                folder = lock.with_suffix("")
+                if folder.exists():
+                    yield folder
+                if not folder.exists():
+                    lock.unlink(missing_ok=True)

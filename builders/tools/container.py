@@ -1,0 +1,315 @@
+"""The container builder: a Docker engine, local or remote, by docker-py.
+
+Nothing is bind-mounted and nothing is privileged: files travel as tar streams, the work
+folder is an anonymous volume that goes with its container, Go's build cache a named one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, BuildError, DockerException, NotFound
+from docker.models.containers import Container
+from docker.types import Mount
+
+from builders.errors import MachineError, NokmemError, ToolchainError
+from builders.tools.builder import BUILDER_ID, GO_CACHE, WORK, Limits
+from builders.tools.cache import Cache
+from builders.tools.process import TAIL_LINES, OnLine, Result
+
+LABEL = "io.nokmem"
+CHUNK = 2 << 20
+#: docker-py speaks nothing older; Docker 19.03 is the oldest with this API.
+MINIMUM_API = (1, 40)
+PROBE_TIMEOUT = 10
+ENGINE_TIMEOUT = 3600
+
+
+def why_not() -> MachineError | None:
+    """None where an engine answers, else what it said and what would help."""
+    try:
+        client = _connect(PROBE_TIMEOUT)
+    except MachineError as error:
+        return error
+    client.close()
+    return None
+
+
+def _connect(timeout: int) -> docker.DockerClient:
+    where = os.environ.get("DOCKER_HOST", "the default socket")
+    try:
+        client = docker.from_env(timeout=timeout, version="auto")
+        api = str(client.version()["ApiVersion"])
+    except (DockerException, requests.RequestException, OSError) as error:
+        denied = "Permission denied" in str(error)
+        raise MachineError(
+            "the engine does not let this user in" if denied else "no engine answers",
+            place=where,
+            next_step="add the user to the engine's group and log in again"
+            if denied
+            else "start the engine (systemctl start docker) or set DOCKER_HOST",
+        ) from error
+    if tuple(int(part) for part in api.split(".")) < MINIMUM_API:
+        client.close()
+        raise MachineError(
+            f"the engine speaks API {api}; {MINIMUM_API[0]}.{MINIMUM_API[1]} is the oldest usable",
+            place=where,
+            next_step="use Docker 19.03 or later",
+        )
+    return client
+
+
+class ContainerBuilder:
+    """Toolchain images and sessions on one engine."""
+
+    name = "container"
+
+    def __init__(self, cache: Cache) -> None:
+        self._client = _connect(ENGINE_TIMEOUT)
+        self._cache = cache
+
+    def has(self, key: str) -> bool:
+        with _translated("looking for the toolchain image"):
+            try:
+                self._client.images.get(_image(key))
+            except NotFound:
+                return False
+            return True
+
+    def make(self, key: str, seed: Path, recipe: Path, on_line: OnLine) -> None:
+        with self._cache.run_folder() as scratch, _translated("building the toolchain image"):
+            context = scratch / "context.tar"
+            try:
+                with tarfile.open(context, "w") as tar:
+                    tar.add(recipe / "Dockerfile", "Dockerfile")
+                    tar.add(seed, "seed.tar")
+                with context.open("rb") as file:
+                    self._build(key, file, on_line)
+            finally:
+                context.unlink(missing_ok=True)
+                scratch.rmdir()
+
+    def _build(self, key: str, context: io.BufferedReader, on_line: OnLine) -> None:
+        tail: list[str] = []
+        stream = self._client.api.build(
+            fileobj=context,
+            custom_context=True,
+            tag=_image(key),
+            buildargs={"BUILDER_ID": str(BUILDER_ID)},
+            labels={f"{LABEL}.toolchain": key},
+            network_mode="none",
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        for event in stream:
+            for line in str(event.get("stream") or event.get("error") or "").splitlines():
+                if line.strip():
+                    on_line(line)
+                    tail.append(line)
+            if "error" in event:
+                raise ToolchainError(
+                    "the toolchain image could not be built",
+                    place="dockerfiles/debian/Dockerfile",
+                    next_step="read the lines above; look at the engine's free disk space",
+                    detail=tuple(tail[-TAIL_LINES:]),
+                )
+
+    @contextmanager
+    def start(self, key: str, limits: Limits, *, keep: bool = False) -> Iterator[ContainerSession]:
+        container: Container | None = None
+        with self._cache.run_folder() as scratch:
+            try:
+                with _translated("starting the build container"):
+                    container = self._client.containers.create(
+                        _image(key),
+                        ["sleep", "infinity"],
+                        init=True,
+                        network_mode="none",
+                        cap_drop=["ALL"],
+                        security_opt=["no-new-privileges"],
+                        user=f"{BUILDER_ID}:{BUILDER_ID}",
+                        labels={
+                            f"{LABEL}.cache": self._cache.identity,
+                            f"{LABEL}.run": scratch.name,
+                        },
+                        mounts=[
+                            Mount(WORK, None, type="volume"),
+                            Mount(GO_CACHE, _volume(key), type="volume"),
+                        ],
+                        mem_limit=limits.memory,
+                        memswap_limit=limits.memory,
+                        nano_cpus=int(limits.cpus * 1e9) if limits.cpus else None,
+                    )
+                    container.start()
+                yield ContainerSession(self._client, container)
+            finally:
+                if container is not None and not keep:
+                    with suppress(DockerException, requests.RequestException):
+                        container.remove(force=True, v=True)
+                scratch.rmdir()
+
+    def sweep(self) -> int:
+        """Remove the containers that killed runs of this cache left; their count."""
+        count = 0
+        mine = f"{LABEL}.cache={self._cache.identity}"
+        with _translated("looking for containers of killed runs"):
+            for container in self._client.containers.list(
+                all=True, filters={"label": mine}
+            ):
+                if not self._cache.is_running(container.labels[f"{LABEL}.run"]):
+                    container.remove(force=True, v=True)
+                    count += 1
+        return count
+
+    def inventory(self) -> list[tuple[str, str, int]]:
+        """(kind, name, bytes) of every image and volume made by this project."""
+        with _translated("listing images and volumes"):
+            images = self._client.images.list(filters={"label": f"{LABEL}.toolchain"})
+            usage = self._client.df().get("Volumes") or []
+            return [
+                ("image", tag, int(image.attrs["Size"])) for image in images for tag in image.tags
+            ] + [
+                ("volume", row["Name"], int((row.get("UsageData") or {}).get("Size", 0)))
+                for row in usage
+                if row["Name"].startswith("nokmem-go-")
+            ]
+
+    def discard(self, kind: str, name: str) -> None:
+        """Remove one row of the inventory; what is in use stays, with an error."""
+        with _translated(f"removing {kind} {name}"):
+            if kind == "image":
+                self._client.images.remove(name)
+            else:
+                self._client.volumes.get(name).remove()
+
+
+class ContainerSession:
+    """A running container that waits for commands."""
+
+    def __init__(self, client: docker.DockerClient, container: Container) -> None:
+        self._client = client
+        self._container = container
+        self.entry = f"docker exec -it {container.name} bash"
+
+    def put(self, source: Path | bytes, destination: str) -> None:
+        path = PurePosixPath(destination)
+        environment: dict[str, str] = {}
+        self.run(["install", "-d", str(path.parent)], environment=environment, folder="/")
+        with _translated(f"sending {destination}"):
+            if not self._container.put_archive(str(path.parent), _tar_stream(source, path.name)):
+                raise MachineError("the engine did not take a file", place=destination)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: str = WORK,
+        on_line: OnLine | None = None,
+    ) -> Result:
+        api = self._client.api
+        tail: list[str] = []
+
+        def take(raw: bytes) -> None:
+            line = raw.decode(errors="replace").rstrip("\r")
+            tail.append(line)
+            del tail[:-TAIL_LINES]
+            if on_line:
+                on_line(line)
+
+        with _translated(f"running {argv[0]}"):
+            job = api.exec_create(
+                self._container.id, list(argv), environment=dict(environment), workdir=folder
+            )
+            rest = b""
+            for chunk in api.exec_start(job["Id"], stream=True):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    take(line)
+            if rest:
+                take(rest)
+            code = api.exec_inspect(job["Id"])["ExitCode"]
+        return Result(tuple(argv), 137 if code is None else int(code), tuple(tail))
+
+    def get(self, path: str, destination: Path) -> None:
+        with _translated(f"fetching {path}"):
+            chunks, _ = self._container.get_archive(path, chunk_size=CHUNK)
+            with tarfile.open(fileobj=_Chunks(chunks), mode="r|") as tar:
+                member = tar.next()
+                content = tar.extractfile(member) if member is not None else None
+                if content is None:
+                    raise MachineError(f"{path} is not a file", place=self.entry)
+                with destination.open("wb") as file:
+                    while chunk := content.read(CHUNK):
+                        file.write(chunk)
+
+
+def _image(key: str) -> str:
+    return f"nokmem/toolchain:{key[:16]}"
+
+
+def _volume(key: str) -> str:
+    return f"nokmem-go-{key[:16]}"
+
+
+def _tar_stream(source: Path | bytes, name: str) -> Iterator[bytes]:
+    """A tar of one file, never whole in memory."""
+    member = tarfile.TarInfo(name)
+    member.mode, member.uid, member.gid = 0o644, BUILDER_ID, BUILDER_ID
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        member.size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        yield member.tobuf()
+        while chunk := file.read(CHUNK):
+            yield chunk
+    yield bytes(-member.size % tarfile.BLOCKSIZE) + bytes(2 * tarfile.BLOCKSIZE)
+
+
+class _Chunks(io.RawIOBase):
+    """Chunks as a readable stream."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._rest = chunk
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+
+@contextmanager
+def _translated(doing: str) -> Iterator[None]:
+    """An engine's exception as one of ours, with its cause."""
+    try:
+        yield
+    except NokmemError:
+        raise
+    except (APIError, BuildError) as error:
+        explanation = getattr(error, "explanation", None) or str(error)
+        raise MachineError(
+            f"the engine refused: {explanation}",
+            place=doing,
+            next_step="look at the engine's log and its free disk space",
+        ) from error
+    except (DockerException, requests.RequestException) as error:
+        raise MachineError(
+            "the engine went away", place=doing, next_step="start it and run the same command"
+        ) from error

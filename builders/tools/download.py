@@ -1,0 +1,172 @@
+"""Getting files over HTTP: the only place that knows `requests`.
+
+A file appears under its name only when it is complete and its sha256 is the expected one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from builders.errors import IntegrityError, UnavailableError
+
+OnBytes = Callable[[int], None]
+
+CHUNK = 1 << 20
+TIMEOUT = (15, 60)
+ATTEMPTS = 4
+
+
+def redacted(url: str) -> str:
+    """`url` without user name, password and query, for messages and logs."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.port:
+        host = f"{host}:{parts.port}"
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+class Downloader:
+    """Fetches files with retries and resumption; honours proxy variables and custom CAs.
+
+    `proxies` maps a scheme to a proxy URL and is used where the environment names none.
+    """
+
+    def __init__(self, proxies: Mapping[str, str] | None = None) -> None:
+        self._session = requests.Session()
+        retry = Retry(
+            total=ATTEMPTS,
+            backoff_factor=0.5,
+            status_forcelist=(429, 500, 502, 503, 504),
+            raise_on_status=False,
+        )
+        adapter = HTTPAdapter(max_retries=retry, pool_maxsize=8)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+        self._session.proxies.update(proxies or {})
+        self._session.headers["User-Agent"] = "nokmem"
+        self._session.headers["Accept-Encoding"] = "identity"
+
+    def answers(self, url: str) -> str | None:
+        """None where `url` answers with success within seconds, else the reason why not."""
+        try:
+            with self._session.get(url, timeout=(5, 10), stream=True) as response:
+                return None if response.ok else f"HTTP {response.status_code}"
+        except requests.RequestException as error:
+            return _reason(error)
+
+    def read(self, url: str, limit: int) -> bytes:
+        """The body of `url`, refused where it is longer than `limit` bytes."""
+        try:
+            with self._session.get(url, timeout=TIMEOUT, stream=True) as response:
+                _raise_for(response, url)
+                body = bytearray()
+                for chunk in response.iter_content(CHUNK):
+                    body += chunk
+                    if len(body) > limit:
+                        raise UnavailableError(
+                            f"the answer is longer than {limit} bytes", place=redacted(url)
+                        )
+                return bytes(body)
+        except requests.RequestException as error:
+            raise _unavailable(url, error) from error
+
+    def fetch(
+        self, url: str, destination: Path, *, sha256: str, size: int, on_bytes: OnBytes | None = None
+    ) -> None:
+        """Write `url` to `destination` if it has exactly `size` bytes and the given hash."""
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".part-", dir=destination.parent)
+        part = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as out:
+                digest = self._stream(url, out.write, size, on_bytes)
+            if digest != sha256:
+                raise IntegrityError(
+                    f"wrong content: expected sha256 {sha256}, got {digest}",
+                    place=redacted(url),
+                    next_step="try another mirror; the file there is not the one that was pinned",
+                )
+            part.chmod(0o644)
+            part.replace(destination)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _stream(
+        self, url: str, write: Callable[[bytes], object], size: int, on_bytes: OnBytes | None
+    ) -> str:
+        digest = hashlib.sha256()
+        done = 0
+        for attempt in range(ATTEMPTS + 1):
+            headers = {"Range": f"bytes={done}-"} if done else {}
+            try:
+                with self._session.get(
+                    url, timeout=TIMEOUT, stream=True, headers=headers
+                ) as response:
+                    _raise_for(response, url)
+                    skip = done if response.status_code != 206 else 0
+                    for chunk in response.iter_content(CHUNK):
+                        if skip:
+                            chunk, skip = chunk[skip:], max(0, skip - len(chunk))
+                            if not chunk:
+                                continue
+                        write(chunk)
+                        digest.update(chunk)
+                        done += len(chunk)
+                        if on_bytes:
+                            on_bytes(len(chunk))
+                        if done > size:
+                            raise IntegrityError(
+                                f"longer than the pinned {size} bytes", place=redacted(url)
+                            )
+            except requests.RequestException as error:
+                if attempt == ATTEMPTS:
+                    raise _unavailable(url, error) from error
+            if done >= size:
+                return digest.hexdigest()
+            if attempt < ATTEMPTS:
+                time.sleep(0.5 * 2**attempt)
+        raise UnavailableError(
+            f"the connection ended after {done} of {size} bytes, {ATTEMPTS + 1} times",
+            place=redacted(url),
+            next_step="check the mirror or the proxy, then run the same command again",
+        )
+
+
+def _raise_for(response: requests.Response, url: str) -> None:
+    if not response.ok:
+        raise UnavailableError(
+            f"HTTP {response.status_code} {response.reason}",
+            place=redacted(url),
+            next_step="check that the mirror holds this file",
+        )
+
+
+def _unavailable(url: str, error: requests.RequestException) -> UnavailableError:
+    return UnavailableError(
+        f"no answer: {_reason(error)}",
+        place=redacted(url),
+        next_step="check the network, the mirror and the proxy variables, then run again",
+    )
+
+
+def _reason(error: requests.RequestException) -> str:
+    """A short cause without the URL, which could hold a password."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the certificate was not accepted"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy refused or did not answer"
+    if isinstance(error, requests.Timeout):
+        return "timed out"
+    if isinstance(error, requests.ConnectionError):
+        return "connection failed"
+    return type(error).__name__

@@ -1,0 +1,73 @@
+"""What an ELF file says of itself, by pyelftools."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+from elftools.elf.gnuversions import GNUVerNeedSection
+from elftools.elf.sections import SymbolTableSection
+
+
+@dataclass(frozen=True)
+class Elf:
+    """`machine` as in elf.h (EM_X86_64), `interpreter` None in a static file, `needed` the
+    shared libraries, `imports` the undefined dynamic symbols, `versions` what is asked of
+    libraries (GLIBC_2.14)."""
+
+    machine: str
+    interpreter: str | None
+    needed: tuple[str, ...]
+    imports: tuple[str, ...]
+    versions: tuple[str, ...]
+
+
+def read(path: Path) -> Elf | None:
+    """The ELF file's own account, or None where it is not a readable ELF file."""
+    try:
+        with path.open("rb") as file:
+            return _read(ELFFile(file))
+    except (ELFError, OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
+def _read(elf: ELFFile) -> Elf:
+    interpreter: str | None = None
+    for segment in elf.iter_segments("PT_INTERP"):
+        interpreter = segment.get_interp_name()
+    needed: list[str] = []
+    imports: list[str] = []
+    versions: list[str] = []
+    for section in elf.iter_sections():
+        if isinstance(section, DynamicSection):
+            needed += [tag.needed for tag in section.iter_tags("DT_NEEDED")]
+        elif isinstance(section, GNUVerNeedSection):
+            versions += [aux.name for _, group in section.iter_versions() for aux in group]
+        elif isinstance(section, SymbolTableSection) and section.name == ".dynsym":
+            imports += [symbol.name for symbol in section.iter_symbols() if _undefined(symbol)]
+    return Elf(
+        machine=str(elf["e_machine"]),
+        interpreter=interpreter,
+        needed=tuple(sorted(set(needed))),
+        imports=tuple(sorted(set(imports))),
+        versions=tuple(sorted(set(versions))),
+    )
+
+
+def _undefined(symbol: Any) -> bool:
+    return symbol["st_shndx"] == "SHN_UNDEF" and bool(symbol.name)
+
+
+def contains(path: Path, needles: Iterable[bytes]) -> dict[bytes, bool]:
+    """Which byte strings occur anywhere in a file; nothing is found in an empty one."""
+    wanted = list(needles)
+    if path.stat().st_size == 0:
+        return dict.fromkeys(wanted, False)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        return {needle: view.find(needle) >= 0 for needle in wanted}

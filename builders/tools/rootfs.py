@@ -1,0 +1,223 @@
+"""The embedded builder: a tree entered by unshare and chroot, without any engine.
+
+As root it uses mount, pid, ipc and network namespaces; for anyone else a user namespace on
+top, in which the user's subordinate ids (/etc/subuid) stand for the ids of the tree.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from builders.errors import MachineError, ToolchainError, UsageError
+from builders.tools import process
+from builders.tools.builder import BUILDER_ID, WORK, Limits
+from builders.tools.cache import Cache
+from builders.tools.process import OnLine, Result
+
+ENTER = Path(__file__).with_name("rootfs-enter.sh")
+PROGRAMS = ("unshare", "mount", "chroot", "tar")
+USER_PROGRAMS = ("newuidmap", "newgidmap")
+COMPLETE = ".complete"
+
+
+def why_not() -> MachineError | None:
+    """None where this machine can enter a tree, else what is missing and how to get it."""
+    try:
+        for program in PROGRAMS + (() if os.geteuid() == 0 else USER_PROGRAMS):
+            process.require(program, "by the embedded builder")
+        if os.geteuid() != 0:
+            _check_subordinate_ids()
+        with tempfile.TemporaryDirectory(prefix="nokmem-probe-") as folder:
+            result, text = process.capture(
+                [*_unshare(), "mount", "-t", "proc", "proc", folder], timeout=20
+            )
+    except MachineError as error:
+        return error
+    if not result.ok:
+        return MachineError(
+            f"namespaces cannot be made: {text.strip().splitlines()[-1] if text else 'no reason given'}",
+            place=result.command,
+            next_step="run as root, or use an engine (--builder container); in a container, it "
+            "must be allowed to unshare and mount",
+        )
+    return None
+
+
+class Rootfs:
+    """Trees and sessions below one cache folder."""
+
+    name = "rootfs"
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        problem = why_not()
+        if problem is not None:
+            raise problem
+
+    def has(self, key: str) -> bool:
+        return (self._cache.tree(key) / COMPLETE).exists()
+
+    def make(self, key: str, seed: Path, recipe: Path, on_line: OnLine) -> None:
+        tree = self._cache.tree(key)
+        with self._cache.run_folder() as scratch:
+            try:
+                root = scratch / "root"
+                root.mkdir(mode=0o755)
+                self._outside(
+                    ["tar", "-xpf", str(seed), "--numeric-owner", "-C", str(root)], on_line
+                )
+                result = process.run(
+                    self._enter(root, None, None) + [f"BUILDER_ID={BUILDER_ID}"]
+                    + ["/bin/sh", "/nokmem/bootstrap.sh"],
+                    on_line=on_line,
+                )
+                if not result.ok:
+                    raise ToolchainError(
+                        f"the tree's second stage failed with exit code {result.exit_code}",
+                        place=str(recipe / "bootstrap.sh"),
+                        next_step="read the lines above; `nokmem doctor` checks the machine",
+                        detail=result.tail,
+                    )
+                self._outside(["touch", str(root / COMPLETE)], on_line)
+                self.discard(tree)
+                tree.parent.mkdir(parents=True, exist_ok=True)
+                root.rename(tree)
+            finally:
+                self.discard(scratch)
+
+    @contextmanager
+    def start(self, key: str, limits: Limits, *, keep: bool = False) -> Iterator[RootfsSession]:
+        if limits.memory is not None:
+            raise UsageError(
+                "the embedded builder cannot limit memory",
+                place="--memory",
+                next_step="use --builder container, or set the limit around the whole command "
+                "(systemd-run --scope -p MemoryMax=...)",
+            )
+        with self._cache.run_folder() as scratch:
+            work, go = scratch / "work", self._cache.go(key)
+            go.mkdir(parents=True, exist_ok=True)
+            work.mkdir()
+            owner = f"{BUILDER_ID}:{BUILDER_ID}"
+            self._outside(["chown", owner, str(work), str(go)], lambda _: None)
+            prefix = self._enter(self._cache.tree(key), work, go)
+            if limits.cpus is not None:
+                count = max(1, int(limits.cpus))
+                cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))[:count])
+                prefix = [process.require("taskset", "to limit cores"), "-c", cpus, *prefix]
+            try:
+                yield RootfsSession(prefix)
+            finally:
+                if not keep:
+                    self.discard(scratch)
+
+    def discard(self, path: Path) -> None:
+        """Remove a folder, whichever subordinate ids own what is in it."""
+        if not path.exists():
+            return
+        if os.geteuid() == 0:
+            shutil.rmtree(path)
+        else:
+            process.run([*_unshare(), "rm", "-rf", "--one-file-system", str(path)])
+        if path.exists():
+            raise MachineError(f"cannot be removed: {path}", place=str(path))
+
+    def sweep(self) -> int:
+        """Remove what killed runs left behind; the count of their folders."""
+        count = 0
+        for folder in self._cache.abandoned():
+            self.discard(folder)
+            count += 1
+        return count
+
+    def _outside(self, argv: Sequence[str], on_line: OnLine) -> None:
+        """Run one of the machine's programs with the ids of the tree."""
+        result = process.run([*_unshare(), *argv], on_line=on_line)
+        if not result.ok:
+            raise ToolchainError(
+                f"{argv[0]} failed with exit code {result.exit_code}",
+                place=result.command,
+                next_step="look at free disk space and the cache folder's owner",
+                detail=result.tail,
+            )
+
+    def _enter(self, tree: Path, work: Path | None, go: Path | None) -> list[str]:
+        """The words before a command that runs inside; assignments may follow."""
+        shell = process.require("sh", "to enter a tree")
+        words = [*_unshare(), shell, str(ENTER), str(tree)]
+        return words + ([str(work), str(go), str(BUILDER_ID)] if work and go else ["", "", "0"])
+
+
+class RootfsSession:
+    """A work folder bound into a read-only tree. Each command gets fresh namespaces."""
+
+    def __init__(self, prefix: Sequence[str]) -> None:
+        self._prefix = list(prefix)
+        self.entry = shlex.join([*prefix, "env", "-C", WORK, "bash"])
+
+    def put(self, source: Path | bytes, destination: str) -> None:
+        self._run(["install", "-d", os.path.dirname(destination)])
+        with tempfile.TemporaryFile() if isinstance(source, bytes) else source.open("rb") as file:
+            if isinstance(source, bytes):
+                file.write(source)
+                file.seek(0)
+            words = [*self._prefix, "dd", "bs=1M", "status=none", f"of={destination}"]
+            result = process.run(words, stdin=file)
+        self._raise_for(result)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: str = WORK,
+        on_line: OnLine | None = None,
+    ) -> Result:
+        pairs = [f"{name}={value}" for name, value in environment.items()]
+        words = [*self._prefix, "env", "-i", "-C", folder, *pairs, *argv]
+        return process.run(words, on_line=on_line)
+
+    def get(self, path: str, destination: Path) -> None:
+        with destination.open("wb") as file:
+            result = process.run([*self._prefix, "cat", path], stdout=file)
+        self._raise_for(result)
+
+    def _run(self, argv: Sequence[str]) -> None:
+        self._raise_for(process.run([*self._prefix, *argv]))
+
+    @staticmethod
+    def _raise_for(result: Result) -> None:
+        if not result.ok:
+            raise MachineError(
+                f"a file could not travel: {' '.join(result.tail[-1:])}",
+                place=result.command,
+                next_step="look at free disk space",
+            )
+
+
+def _unshare() -> list[str]:
+    words = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--net", "--fork", "--kill-child"]
+    if os.geteuid() != 0:
+        words += ["--user", "--map-root-user", "--map-auto"]
+    return words
+
+
+def _check_subordinate_ids() -> None:
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    for path in (Path("/etc/subuid"), Path("/etc/subgid")):
+        text = path.read_text() if path.is_file() else ""
+        match = re.search(rf"^(?:{re.escape(user)}|{os.geteuid()}):\d+:(\d+)$", text, re.M)
+        if match is None or int(match[1]) <= BUILDER_ID:
+            raise MachineError(
+                f"{user} has no {BUILDER_ID + 1} subordinate ids",
+                place=str(path),
+                next_step=f"usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}",
+            )
