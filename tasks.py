@@ -12,16 +12,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
 if TYPE_CHECKING:
+    from builders.steps.contents import Row
     from builders.tools.cache import Cache
     from builders.tools.terminal import Terminal
 
@@ -38,7 +40,11 @@ DIST = "dist"
     }
 )
 def plan(
-    _: Context, k8s: str, variant: str = "nokmem", target: str = "el7", format: str = "text"
+    _: Context,
+    k8s: str,
+    variant: str = "nokmem",
+    target: str = "el7",
+    format: str = "text",  # noqa: A002 -- the option's name
 ) -> None:
     """Print what a build would do: every source, hash, flag and deviation. Contacts nobody.
 
@@ -143,6 +149,179 @@ def verify(_: Context, dist: str) -> None:
             raise pipeline.proof_error(report, dist)
 
 
+@task(help={"dist": "folder that would receive <release>/"})
+def doctor(_: Context, dist: str = DIST) -> None:
+    """Say what this machine can do, and why not: builders, sources, disk, memory.
+
+    Exit codes: 4 this machine cannot build.
+    """
+    with _terminal() as terminal:
+        from builders import pipeline
+        from builders.errors import MachineError
+        from builders.steps import examine
+
+        findings = pipeline.doctor(_cache(), Path(dist), os.environ)
+        terminal.table(
+            ("", "what", "found"),
+            (("ok" if row.ok else "no", row.name, row.found) for row in findings),
+        )
+        missing = [row for row in findings if not row.ok]
+        if missing:
+            terminal.text("")
+            terminal.table(("what", "next step"), ((row.name, row.next_step) for row in missing))
+        terminal.text("")
+        if not examine.can_build(findings):
+            raise MachineError(
+                "this machine cannot build yet",
+                place=", ".join(row.name for row in missing),
+                next_step="mend what is listed above, then run doctor again",
+            )
+        terminal.text("this machine can build")
+
+
+@task(default=True, help={"files": "name every file instead of their sum"})
+def show(_: Context, files: bool = False) -> None:
+    """Say what the cache keeps, how large it is, and whether it is still needed."""
+    with _terminal() as terminal:
+        from builders import pipeline
+
+        cache = _cache()
+        rows = _rows(pipeline.cache_rows(cache), files)
+        terminal.text(f"{cache.root}")
+        terminal.table(("kind", "name", "size", "needed"), rows)
+
+
+@task(
+    help={
+        "everything": "remove what is still needed too",
+        "dry_run": "only say what would go",
+    }
+)
+def prune(_: Context, everything: bool = False, dry_run: bool = False) -> None:
+    """Remove from cache and engine what no known release needs any more.
+
+    Exit codes: 10 a build is running.
+    """
+    with _terminal() as terminal:
+        from builders import pipeline
+        from builders.tools.terminal import size
+
+        gone = pipeline.prune(_cache(), everything=everything, dry_run=dry_run)
+        terminal.table(("kind", "name", "size", "needed"), _rows(gone, False))
+        total = size(sum(row.size for row in gone))
+        terminal.text(f"{'would remove' if dry_run else 'removed'} {len(gone)} things, {total}")
+
+
+@task(help={"write": "write the lock instead of only comparing"})
+def pins(_: Context, write: bool = False) -> None:
+    """Resolve toolchain and distribution sources anew and print the difference to the lock.
+
+    Exit codes: 1 they differ, 4 no apt, 5 unavailable, 6 integrity.
+    """
+    with _terminal() as terminal:
+        import difflib
+
+        from builders import pipeline
+
+        path, text = pipeline.relock(os.environ)
+        old = path.read_text() if path.exists() else ""
+        name = str(path.relative_to(ROOT))
+        difference = difflib.unified_diff(
+            old.splitlines(),
+            text.splitlines(),
+            f"{name} (written)",
+            f"{name} (archive)",
+            lineterm="",
+        )
+        for line in difference:
+            terminal.text(line)
+        if write:
+            path.write_text(text)
+        terminal.say(f"{name}: {'as the archive' if old == text else 'differs from the archive'}")
+        if old != text and not write:
+            raise Exit(code=1)
+
+
+@task(
+    help={
+        "everything": "all levels, and what cannot run is a failure",
+        "level": "only one level: unit, integration or e2e",
+        "select": "only tests whose names match (pytest -k)",
+    }
+)
+def test(c: Context, everything: bool = False, level: str = "", select: str = "") -> None:
+    """Run the tests: unit and integration, or with --everything the real builds too.
+
+    Exit codes: pytest's own, 2 usage.
+    """
+    import shlex
+
+    levels = ("unit", "integration", "e2e")
+    if level and level not in levels:
+        raise Exit(f"usage: {level!r} is not a level: use one of {', '.join(levels)}", code=2)
+    chosen = (level,) if level else levels if everything else levels[:2]
+    words = [_tool("pytest"), *(f"tests/{name}" for name in chosen)]
+    words += ["--everything"] if everything else []
+    words += ["-k", select] if select else []
+    with c.cd(str(ROOT)):
+        done = c.run(shlex.join(words), pty=sys.stdout.isatty(), warn=True, in_stream=False)
+    raise Exit(code=done.exited if done is not None else 1)
+
+
+@task
+def lint(c: Context) -> None:
+    """Check style, types, import contracts, shell scripts and the lowest Python.
+
+    Exit codes: 1 a check failed, 4 shellcheck is not installed.
+    """
+    import shlex
+
+    from builders.tools import process
+
+    shellcheck = process.find("shellcheck")
+    if shellcheck is None:
+        raise Exit(f"shellcheck is missing: {process.install_hint('shellcheck')}", code=4)
+    scripts = ["run", ".ci/run", *(str(p.relative_to(ROOT)) for p in ROOT.glob("[!.]*/**/*.sh"))]
+    commands = (
+        [_tool("ruff"), "check", "."],
+        [_tool("ruff"), "format", "--check", "."],
+        [_tool("mypy")],
+        [_tool("lint-imports")],
+        [_tool("vermin"), "--no-tips", "--target=3.10-", "--violations", "tasks.py", "builders"],
+        [shellcheck, *scripts],
+    )  # fmt: skip
+    failed = []
+    with c.cd(str(ROOT)):
+        for command in commands:
+            done = c.run(shlex.join(command), warn=True, in_stream=False)
+            if done is None or not done.ok:
+                failed.append(Path(command[0]).name)
+    if failed:
+        raise Exit(f"lint: {', '.join(failed)} found something", code=1)
+
+
+def _tool(name: str) -> str:
+    """A program of the environment that runs this, or a word on how to get it."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        raise Exit(f"{name} is not in {path.parent}: ./run test and ./run lint bring it", code=4)
+    return str(path)
+
+
+def _rows(rows: Iterable[Row], files: bool) -> list[tuple[str, str, str, str]]:
+    """Rows as text; files summed up unless asked for one by one."""
+    from builders.tools.terminal import size
+
+    shown = [row for row in rows if files or row.kind != "file"]
+    found = [(row.kind, row.name, size(row.size), "yes" if row.needed else "no") for row in shown]
+    for needed in (True, False):
+        group = [row for row in rows if row.kind == "file" and row.needed is needed]
+        if group and not files:
+            total = size(sum(row.size for row in group))
+            found.append(("file", f"{len(group)} files", total, "yes" if needed else "no"))
+    return found
+
+
 def _bytes(text: str) -> int | None:
     import re
 
@@ -173,8 +352,7 @@ def _cores(text: str) -> float | None:
 def _cache() -> Cache:
     from builders.tools.cache import Cache
 
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Cache(Path(os.environ.get("NOKMEM_CACHE") or Path(base, "nokmem")).absolute())
+    return Cache.default(os.environ)
 
 
 @contextmanager
@@ -200,3 +378,7 @@ def _terminal() -> Iterator[Terminal]:
         raise Exit(code=INTERRUPTED_EXIT_CODE) from error
     finally:
         sys.stdout.flush()
+
+
+namespace = Collection(plan, build, verify, doctor, pins, test, lint)
+namespace.add_collection(Collection("cache", show, prune))

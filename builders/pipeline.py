@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builders.errors import NokmemError, ProofError, UsageError
 from builders.model.artifact import LOG, Binary, CheckReport, Manifest
 from builders.model.plan import BuildPlan, BuildRequest, resolve
-from builders.model.releases import Facts
-from builders.steps import checks, compile, manifest, sources, toolchain
+from builders.model.releases import DATA, Facts, load_toml
+from builders.steps import checks, contents, examine, manifest, pins, sources, toolchain
 from builders.steps.checks import Expected
-from builders.tools import container, rootfs
+from builders.steps.compile import OnOutput, compile_component
+from builders.tools import apt, container, rootfs
 from builders.tools.builder import Builder, Limits
 from builders.tools.cache import Cache
+from builders.tools.download import Downloader
 from builders.tools.terminal import Terminal
 
 RECIPE = Path(__file__).parents[1] / "dockerfiles/debian"
 BUILDERS = ("auto", "container", "rootfs")
+#: Builds share this lock; a prune wants it alone.
+IN_USE = "in-use"
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Options:
     """How to build, as opposed to what: none of it may change a byte of the binaries."""
 
     builder: str = "auto"
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     keep: bool = False
 
 
@@ -51,10 +55,12 @@ def build(
     A failure leaves what stood in dist/ as it was; the log of what failed lies beside it.
     """
     decided = plan(request)
-    builder = choose(options.builder, cache, terminal)
     provider = sources.Debian(cache, environment)
     place = hashlib.sha256(bytes(dist.absolute() / decided.name)).hexdigest()[:16]
     with ExitStack() as stack:
+        builder = choose(options.builder, cache, terminal)
+        stack.callback(builder.close)
+        stack.enter_context(cache.lock(IN_USE, shared=True))
         stack.enter_context(cache.lock(f"dist-{place}", wait=False))
         builder.sweep()
         folder = manifest.staging(dist, decided.name)
@@ -96,13 +102,68 @@ def verify(folder: Path) -> tuple[Manifest, CheckReport]:
     items = [
         (
             Binary(row["name"], folder / row["name"], row["size"], row["sha256"]),
-            Expected(
-                row["name"], row["linking"], "nokmem", tuple(row["prints"]), row["sha256"]
-            ),
+            Expected(row["name"], row["linking"], "nokmem", tuple(row["prints"]), row["sha256"]),
         )
         for row in described.data["binaries"]
     ]
     return described, checks.prove(items, target)
+
+
+def doctor(cache: Cache, dist: Path, environment: Mapping[str, str]) -> tuple[examine.Finding, ...]:
+    """What this machine can do and why not: builders, sources, disk, memory."""
+    facts = Facts()
+    suites = {source.files[0].suite for source in facts.debian_sources.values()}
+    return examine.examine(cache, dist, environment, sorted(suites | set(facts.toolchain.suites)))
+
+
+def relock(environment: Mapping[str, str]) -> tuple[Path, str]:
+    """The lock of the distribution's packages, resolved anew: its path and its new text."""
+    mirrors, keyring = apt.mirrors(environment), apt.keyring(environment)
+    facts = load_toml(DATA / "debian/bullseye.toml")
+    with Downloader(apt.proxies(environment)) as downloader:
+        archive = apt.Archive(downloader, mirrors, keyring)
+        return DATA / "debian/bullseye.lock.toml", pins.lock_text(archive, facts, mirrors, keyring)
+
+
+def cache_rows(cache: Cache) -> tuple[contents.Row, ...]:
+    """Everything the cache and, where one answers, the engine hold of ours."""
+    facts, recipe = Facts(), recipe_sha256(RECIPE)
+    plans = [
+        resolve(BuildRequest(version), facts, recipe_sha256=recipe) for version in facts.releases
+    ]
+    files = {row["sha256"] for p in plans for c in p.components for row in c.source.files}
+    files |= {row["sha256"] for p in plans for row in p.toolchain.packages}
+    files |= {p.toolchain.debootstrap["sha256"] for p in plans}
+    with _present(cache) as builders:
+        return contents.rows(cache, files, {p.toolchain.key for p in plans}, builders)
+
+
+def prune(cache: Cache, *, everything: bool, dry_run: bool) -> tuple[contents.Row, ...]:
+    """Remove what no release of today's data needs, or everything; returns what went.
+
+    BusyError while a build is running.
+    """
+    with cache.lock(IN_USE, wait=False), _present(cache) as builders:
+        for builder in builders:
+            builder.sweep()
+        doomed = tuple(row for row in cache_rows(cache) if everything or not row.needed)
+        if not dry_run:
+            contents.remove(doomed, cache, builders)
+        return doomed
+
+
+@contextmanager
+def _present(cache: Cache) -> Iterator[list[container.ContainerBuilder | rootfs.Rootfs]]:
+    found: list[container.ContainerBuilder | rootfs.Rootfs] = []
+    if container.why_not() is None:
+        found.append(container.ContainerBuilder(cache))
+    if rootfs.why_not() is None:
+        found.append(rootfs.Rootfs(cache))
+    try:
+        yield found
+    finally:
+        for builder in found:
+            builder.close()
 
 
 def choose(kind: str, cache: Cache, terminal: Terminal) -> Builder:
@@ -157,7 +218,7 @@ def _make_toolchain(
     provider: sources.Debian,
     cache: Cache,
     terminal: Terminal,
-    write: compile.OnOutput,
+    write: OnOutput,
 ) -> None:
     wanted = decided.toolchain
     packages = (wanted.debootstrap, *wanted.packages)
@@ -186,7 +247,7 @@ def _compile(
     cache: Cache,
     folder: Path,
     terminal: Terminal,
-    write: compile.OnOutput,
+    write: OnOutput,
 ) -> list[Binary]:
     binaries = []
     with builder.start(decided.toolchain.key, options.limits, keep=options.keep) as session:
@@ -198,18 +259,14 @@ def _compile(
                 try:
                     source = provider.tree(component, scratch)
                     binaries.append(
-                        compile.compile_component(
-                            component, source, session, folder, write, phase.step
-                        )
+                        compile_component(component, source, session, folder, write, phase.step)
                     )
                 finally:
                     shutil.rmtree(scratch)
     return binaries
 
 
-def _expected(
-    decided: BuildPlan, binaries: Iterable[Binary]
-) -> list[tuple[Binary, Expected]]:
+def _expected(decided: BuildPlan, binaries: Iterable[Binary]) -> list[tuple[Binary, Expected]]:
     components = {component.name: component for component in decided.components}
     return [
         (

@@ -64,7 +64,9 @@ class CheckReport:
         return tuple(check for check in self.checks if not check.passed)
 
     def to_json(self) -> str:
-        return _json({"passed": self.passed, "checks": [dataclasses.asdict(c) for c in self.checks]})
+        return _json(
+            {"passed": self.passed, "checks": [dataclasses.asdict(c) for c in self.checks]}
+        )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ VARIANTS = ("nokmem", "stock")
 #: Where things are inside a builder. Fixed, so that no path of a machine reaches a binary.
 WORK = "/build"
 GO_CACHE = "/cache/go"
-TMP = f"{WORK}/tmp"
+TMP = f"{WORK}/tmp"  # noqa: S108 -- inside a builder
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class SourcePlan:
 
 @dataclass(frozen=True)
 class ComponentPlan:
-    """How one binary is made: `command` runs in `folder` with `environment`, `files` are laid
-    beside the source first, `output` is the path of the binary inside the builder, and the
-    first lines of its `--version` are `prints`."""
+    """How one binary is made: `command` runs in `folder` with `environment`; `files` and `links`
+    (path -> target) are laid beside the source first, `output` is the path of the binary inside
+    the builder, and the first lines of its `--version` are `prints`."""
 
     name: str
     version: str
@@ -65,6 +65,7 @@ class ComponentPlan:
     linking: str
     folder: str
     files: Mapping[str, str]
+    links: Mapping[str, str]
     environment: Mapping[str, str]
     command: tuple[str, ...]
     output: str
@@ -203,7 +204,7 @@ def _environment(release: Release, toolchain: ToolchainPlan) -> dict[str, str]:
     return {
         "GOCACHE": f"{GO_CACHE}/build",
         "GOPROXY": "off",
-        "HOME": "/tmp",
+        "HOME": TMP,
         "LC_ALL": "C.UTF-8",
         "PATH": f"{toolchain.go_root}/bin:/usr/local/bin:/usr/bin:/bin",
         "SOURCE_DATE_EPOCH": str(release.epoch),
@@ -241,6 +242,8 @@ def _kubelet(
         files={
             f"{home}/version": "".join(f"{k}='{v}'\n" for k, v in version_file.items()),
         },
+        # hack/lib/golang.sh exports a GOCACHE of its own; this makes it the one that is kept.
+        links={f"{home}/src/_output/local/go/cache": f"{GO_CACHE}/build"},
         environment={
             **_environment(release, toolchain),
             "GOFLAGS": f"-v -tags={','.join(extra)}",
@@ -273,6 +276,7 @@ def _runc(
         linking="static",
         folder=f"{home}/src",
         files={},
+        links={},
         environment={
             **_environment(release, toolchain),
             "CGO_ENABLED": "1",

@@ -186,9 +186,10 @@ class Facts:
 def load_toml(path: Path) -> dict[str, Any]:
     """A TOML file as plain data; FactsError with file and position where it is broken."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise FactsError(f"cannot be read: {error}", place=str(path)) from error
+    return data
 
 
 def _checked(path: Path, build: Callable[[dict[str, Any]], T]) -> T:

@@ -111,7 +111,9 @@ def _libraries(name: str, file: Elf, target: Target) -> Check:
 
 
 def _glibc(name: str, file: Elf, target: Target) -> Check:
-    found = [match[1] for version in file.versions if (match := re.fullmatch(r"GLIBC_([\d.]+)", version))]
+    found = [
+        match[1] for version in file.versions if (match := re.fullmatch(r"GLIBC_([\d.]+)", version))
+    ]
     highest = max(found, key=_numbers, default="")
     return Check(
         name,
@@ -170,12 +172,14 @@ def _version(path: Path, expected: Expected, target: Target, trusted: bool) -> C
         )  # fmt: skip
     with path.open("rb") as file:
         words_to_run = [*_without_rights(), f"/proc/self/fd/{file.fileno()}", "--version"]
-        result, text = process.capture(
-            words_to_run, timeout=RUN_TIMEOUT, pass_fds=(file.fileno(),)
-        )
+        result, text = process.capture(words_to_run, timeout=RUN_TIMEOUT, pass_fds=(file.fileno(),))
     lines = tuple(text.splitlines()[: len(expected.prints)])
     passed = result.ok and lines == expected.prints
-    saw = words if passed else f"exit code {result.exit_code}, printed {' / '.join(lines) or 'nothing'}"
+    saw = (
+        words
+        if passed
+        else f"exit code {result.exit_code}, printed {' / '.join(lines) or 'nothing'}"
+    )
     return Check(expected.name, "version", passed, saw, f"expected: {words}; {help_text}")
 
 

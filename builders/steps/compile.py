@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -35,8 +36,6 @@ def compile_component(
     """
     archive = f"{WORK}/{component.name}/source.tar"
     session.put(source.archive, archive)
-    for path, text in component.files.items():
-        session.put(text.encode(), path)
     root = f"{WORK}/{component.name}/src"
     strip = f"--strip-components={source.strip}"
     for argv in (
@@ -45,6 +44,12 @@ def compile_component(
         ["rm", archive],
     ):
         _run(session, component, argv, WORK, on_line)
+    for place, text in component.files.items():
+        session.put(text.encode(), place)
+    for place, link_target in component.links.items():
+        folders = ["install", "-d", os.path.dirname(place), link_target]
+        for argv in (folders, ["ln", "-s", link_target, place]):
+            _run(session, component, argv, WORK, on_line)
 
     def take(line: str) -> None:
         on_line(line)
@@ -69,9 +74,7 @@ def compile_component(
 def _run(
     session: Session, component: ComponentPlan, argv: list[str], folder: str, on_line: OnOutput
 ) -> None:
-    result = session.run(
-        argv, environment=component.environment, folder=folder, on_line=on_line
-    )
+    result = session.run(argv, environment=component.environment, folder=folder, on_line=on_line)
     if result.ok:
         return
     replay = shlex.join(

@@ -58,9 +58,7 @@ def staging(dist: Path, name: str) -> Path:
     return path
 
 
-def describe(
-    plan: BuildPlan, binaries: Iterable[Binary], folder: Path, builder: str
-) -> Manifest:
+def describe(plan: BuildPlan, binaries: Iterable[Binary], folder: Path, builder: str) -> Manifest:
     """The manifest of a staged folder that already holds plan, report and binaries."""
     components = {component.name: component for component in plan.components}
     rows = []
@@ -198,8 +196,8 @@ def _exchange(left: Path, right: Path) -> None:
         code = ctypes.get_errno()
         if code not in (errno.EINVAL, errno.ENOSYS):
             raise OSError(code, os.strerror(code), str(right))
-    # Some C libraries and filesystems cannot exchange: two renames, and the earlier folder is never deleted
-    # before the new one is in place.
+    # Some C libraries and filesystems cannot exchange: two renames, and the earlier folder is
+    # never deleted before the new one is in place.
     aside = right.with_name(f"{left.name}.old")
     right.rename(aside)
     left.rename(right)

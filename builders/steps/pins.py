@@ -1,4 +1,4 @@
-"""Write the lock of a distribution's toolchain and sources: which package, which version, which hash."""
+"""Archives -> lock: which package, which version, which hash a distribution gives us."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-from debian.deb822 import Deb822
 
 from builders.errors import UnavailableError
 from builders.tools import apt
@@ -19,8 +17,9 @@ HEAD = """\
 """
 
 
-def lock_text(archive: apt.Archive, facts: Mapping[str, Any], mirrors: Mapping[str, str],
-              keyring: Path) -> str:
+def lock_text(
+    archive: apt.Archive, facts: Mapping[str, Any], mirrors: Mapping[str, str], keyring: Path
+) -> str:
     """The lock for data/debian/<release>.toml, resolved by apt against the signed archives.
 
     `facts` is that file's content. The rows come in the order of package names.
@@ -34,21 +33,25 @@ def lock_text(archive: apt.Archive, facts: Mapping[str, Any], mirrors: Mapping[s
     essential = ["?essential"]
     with tempfile.TemporaryDirectory(prefix="nokmem-pins-") as folder:
         required, toolchain, *sources = apt.solve(
-            Path(folder), mirrors, keyring, suites,
+            Path(folder),
+            mirrors,
+            keyring,
+            suites,
             [essential, essential + sorted(facts["packages"])]
             + [names for _, _, names in wanted_sources],
         )
     lines = [HEAD]
-    for suite in suites:
-        lines.append(f"# {suite}: Release of {archive.release_date(suite)}\n")
+    lines += [f"# {suite}: Release of {archive.release_date(suite)}\n" for suite in suites]
     debootstrap = facts["debootstrap"]
     lines.append(f"\nrequired = {json.dumps(sorted(name for name, _, _ in required))}\n")
-    row = _newest(archive, debootstrap["suite"], debootstrap["package"])
+    row = _row(archive, [debootstrap["suite"]], debootstrap["package"], None)
     lines.append(f"debootstrap = {row}\n\ntoolchain = [\n")
     lines += _rows(archive, suites, toolchain)
     lines.append("]\n")
     for (component, version, _), solution in zip(wanted_sources, sources, strict=True):
-        go_packages = [row for row in solution if row[0].startswith("golang-") and row[0].endswith("-dev")]
+        go_packages = [
+            row for row in solution if row[0].startswith("golang-") and row[0].endswith("-dev")
+        ]
         lines.append(f'\n[sources.{component}]\n"{version}" = [\n')
         lines += _rows(archive, suites, go_packages)
         lines.append("]\n")
@@ -58,26 +61,15 @@ def lock_text(archive: apt.Archive, facts: Mapping[str, Any], mirrors: Mapping[s
 def _rows(
     archive: apt.Archive, suites: Iterable[str], solution: Iterable[tuple[str, str, str]]
 ) -> list[str]:
-    return [
-        f"  {_row(archive, suites, name, version)},\n" for name, version, _ in sorted(solution)
-    ]
+    return [f"  {_row(archive, suites, name, version)},\n" for name, version, _ in sorted(solution)]
 
 
-def _row(archive: apt.Archive, suites: Iterable[str], name: str, version: str) -> str:
+def _row(archive: apt.Archive, suites: Iterable[str], name: str, version: str | None) -> str:
     for suite in suites:
-        stanza = apt.stanza_text(
-            archive.index(suite, "main/binary-amd64/Packages"), name, version
-        )
-        if stanza:
-            return _inline(suite, Deb822(stanza))
-    raise UnavailableError(f"{name} {version} is in none of {', '.join(suites)}")
-
-
-def _newest(archive: apt.Archive, suite: str, name: str) -> str:
-    stanza = apt.stanza_text(archive.index(suite, "main/binary-amd64/Packages"), name)
-    if not stanza:
-        raise UnavailableError(f"{name} is not in {suite}")
-    return _inline(suite, Deb822(stanza))
+        stanza = apt.find(archive.index(suite, "main/binary-amd64/Packages"), name, version)
+        if stanza is not None:
+            return _inline(suite, stanza)
+    raise UnavailableError(f"{name} {version or ''} is in none of {', '.join(suites)}")
 
 
 def _inline(suite: str, stanza: Mapping[str, str]) -> str:

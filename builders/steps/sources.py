@@ -53,30 +53,28 @@ class Debian:
         missing = self.missing(files)
         if not missing:
             return
-        downloader = Downloader(apt.proxies(self._environment))
-        archive = apt.Archive(
-            downloader, apt.mirrors(self._environment), apt.keyring(self._environment)
-        )
         pins = [apt.Pinned(**row) for row in missing]
-        archive.confirm(pins)
+        with Downloader(apt.proxies(self._environment)) as downloader:
+            mirrors, keyring = apt.mirrors(self._environment), apt.keyring(self._environment)
+            archive = apt.Archive(downloader, mirrors, keyring)
+            archive.confirm(pins)
 
-        def get(pin: apt.Pinned) -> None:
-            downloader.fetch(
-                archive.url(pin.suite, pin.path),
-                self._cache.file(pin.sha256),
-                sha256=pin.sha256,
-                size=pin.size,
-                on_bytes=on_bytes,
-            )
+            def get(pin: apt.Pinned) -> None:
+                downloader.fetch(
+                    archive.url(pin.suite, pin.path),
+                    self._cache.file(pin.sha256),
+                    sha256=pin.sha256,
+                    size=pin.size,
+                    on_bytes=on_bytes,
+                )
 
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            for _ in pool.map(get, pins):
-                pass
+            with ThreadPoolExecutor(PARALLEL) as pool:
+                for _ in pool.map(get, pins):
+                    pass
 
     def tree(self, component: ComponentPlan, folder: Path) -> SourceTree:
-        first, *others = component.source.files
+        first = component.source.files[0]
         if first["architecture"] == "source":
-            assert not others
             archive = self._cache.file(first["sha256"])
             _refuse_other_commit(archive, component)
             return SourceTree(component.name, archive, strip=1)

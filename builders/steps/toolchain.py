@@ -9,6 +9,7 @@ another machine can be given the same seed as the embedded builder.
 from __future__ import annotations
 
 import io
+import posixpath
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -76,8 +77,8 @@ def write_seed(plan: ToolchainPlan, cache: Cache, recipe: Path, destination: Pat
         for name, text in _state(plan, base, archives, cache).items():
             _add(tar, name, text)
         with apt.deb_data(cache.file(plan.debootstrap["sha256"])) as data:
-            for name, text in _debootstrap(data, plan.script).items():
-                _add(tar, f"debootstrap/{name}", text, mode=0o755)
+            for name, body in _debootstrap(data, plan.script).items():
+                _add(tar, f"debootstrap/{name}", body, mode=0o755)
         _add(tar, "nokmem/bootstrap.sh", (recipe / "bootstrap.sh").read_bytes(), mode=0o755)
 
 
@@ -145,9 +146,12 @@ def _debootstrap(data: tarfile.TarFile, script: str) -> dict[str, bytes]:
     }
     found = {}
     for path, name in wanted.items():
-        file = data.extractfile(f"./{path}")
-        assert file is not None, path
-        found[name] = file.read()
+        member = data.getmember(f"./{path}")
+        while member.issym():  # the script of a suite is a link to the script of another
+            path = posixpath.join(posixpath.dirname(path), member.linkname)
+            member = data.getmember(f"./{path}")
+        file = data.extractfile(member)
+        found[name] = file.read() if file is not None else b""
     return found
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from debian.arfile import ArFile
 from debian.deb822 import Deb822, Release
@@ -213,13 +214,17 @@ class Archive:
             signed, text = Path(folder, "InRelease"), Path(folder, "Release")
             signed.write_bytes(body)
             _, status = process.capture(
-                [gpgv, "--homedir", folder, "--status-fd", "1", "--keyring", str(self._keyring)]
-                + ["--output", str(text), str(signed)]
+                [
+                    *(gpgv, "--homedir", folder, "--status-fd", "1"),
+                    *("--keyring", str(self._keyring), "--output", str(text), str(signed)),
+                ]
             )
             seen = set(re.findall(r"^\[GNUPG:\] (\w+)", status, re.M))
             if not {"GOODSIG", "VALIDSIG"} <= seen or "BADSIG" in seen or not text.is_file():
                 words = ", ".join(
-                    sorted(seen & {"BADSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "NO_PUBKEY", "NODATA"})
+                    sorted(
+                        seen & {"BADSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "NO_PUBKEY", "NODATA"}
+                    )
                 )
                 raise IntegrityError(
                     f"the signature is not good{f' ({words})' if words else ''}",
@@ -236,7 +241,7 @@ def deb_data(path: Path) -> Iterator[tarfile.TarFile]:
     with path.open("rb") as file:
         ar = ArFile(fileobj=file)
         name = next(name for name in ar.getnames() if name.startswith("data.tar"))
-        with tarfile.open(fileobj=ar.getmember(name), mode="r:*") as tar:
+        with tarfile.open(fileobj=cast(IO[bytes], ar.getmember(name)), mode="r:*") as tar:
             yield tar
 
 
@@ -249,15 +254,12 @@ def deb_control(path: Path) -> str:
         deb.close()
 
 
-def stanza_text(index: str, package: str, version: str | None = None) -> str:
-    """The stanza of a package as it stands in an index, or "" where it is not there.
-
-    Without a version the first one is meant: a Debian suite lists one per architecture.
-    """
-    for chunk in _chunks(index, package):
-        if version in (None, Deb822(chunk)["Version"]):
-            return chunk
-    return ""
+def find(index: str, package: str, version: str | None = None) -> Mapping[str, str] | None:
+    """The fields of a package in an index, of any version where none is given, or None."""
+    for stanza in _stanzas(index, package):
+        if version in (None, stanza["Version"]):
+            return stanza
+    return None
 
 
 def _chunks(index: str, package: str) -> Iterator[str]:
@@ -346,9 +348,7 @@ def solve(
     environment = {"APT_CONFIG": str(config)}
     result, text = process.capture([apt_get, "update"], environment=environment, timeout=300)
     if not result.ok or re.search(r"^[EW]:", text, re.M):
-        raise UnavailableError(
-            "apt-get update failed", place=", ".join(suites), detail=result.tail
-        )
+        raise UnavailableError("apt-get update failed", place=", ".join(suites), detail=result.tail)
     answers = []
     for names in requests:
         argv = [apt_get, "install", "--simulate", *names]

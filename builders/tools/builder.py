@@ -60,6 +60,9 @@ class Builder(Protocol):
 
     name: str
 
+    def close(self) -> None:
+        """Let go of the engine, if there is one."""
+
     def sweep(self) -> int:
         """Remove what killed runs left behind; how many there were."""
 

@@ -1,10 +1,10 @@
 """The cache folder: files by content, trees by key, and locks that die with their holder.
 
-    files/<sha256>          verified downloads, named by what they are
-    trees/<key>/            toolchain trees of the embedded builder
-    go/<key>/               Go build caches of the embedded builder, one for each toolchain
-    runs/<id>/ + <id>.lock  scratch of running builds; a folder whose lock is free is rubbish
-    locks/<name>            advisory locks (flock), released by the kernel if a run is killed
+files/<sha256>          verified downloads, named by what they are
+trees/<key>/            toolchain trees of the embedded builder
+go/<key>/               Go build caches of the embedded builder, one for each toolchain
+runs/<id>/ + <id>.lock  scratch of running builds; a folder whose lock is free is rubbish
+locks/<name>            advisory locks (flock), released by the kernel if a run is killed
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,6 +44,12 @@ def size_of(path: Path) -> int:
 
 class Cache:
     """One cache folder, made on first use and owned by whoever made it."""
+
+    @classmethod
+    def default(cls, environment: Mapping[str, str]) -> Cache:
+        """The user's cache: NOKMEM_CACHE, else nokmem below XDG_CACHE_HOME or ~/.cache."""
+        base = environment.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+        return cls(Path(environment.get("NOKMEM_CACHE") or Path(base, "nokmem")).absolute())
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -89,13 +95,14 @@ class Cache:
         return self.root / "go" / key
 
     @contextmanager
-    def lock(self, name: str, *, wait: bool = True) -> Iterator[None]:
-        """Hold an exclusive lock; BusyError if it is taken and `wait` is false."""
+    def lock(self, name: str, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
+        """Hold a lock, exclusive unless `shared`; BusyError if it is taken and `wait` is false."""
         path = self.root / "locks" / re.sub(r"[^\w.-]", "_", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+                fcntl.flock(file, kind | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 raise BusyError(
                     f"another run is working on {name}",

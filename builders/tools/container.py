@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,9 +17,11 @@ from typing import Any
 
 import docker
 import requests
+from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.errors import APIError, BuildError, DockerException, NotFound
 from docker.models.containers import Container
 from docker.types import Mount
+from docker.utils.socket import frames_iter
 
 from builders.errors import MachineError, NokmemError, ToolchainError
 from builders.tools.builder import BUILDER_ID, GO_CACHE, WORK, Limits
@@ -44,10 +47,14 @@ def why_not() -> MachineError | None:
 
 
 def _connect(timeout: int) -> docker.DockerClient:
+    """A client that speaks the engine's own API version."""
     where = os.environ.get("DOCKER_HOST", "the default socket")
     try:
-        client = docker.from_env(timeout=timeout, version="auto")
-        api = str(client.version()["ApiVersion"])
+        probe = docker.from_env(timeout=PROBE_TIMEOUT, version=DEFAULT_DOCKER_API_VERSION)
+        try:
+            api = str(probe.version(api_version=False)["ApiVersion"])
+        finally:
+            probe.close()
     except (DockerException, requests.RequestException, OSError) as error:
         denied = "Permission denied" in str(error)
         raise MachineError(
@@ -58,13 +65,12 @@ def _connect(timeout: int) -> docker.DockerClient:
             else "start the engine (systemctl start docker) or set DOCKER_HOST",
         ) from error
     if tuple(int(part) for part in api.split(".")) < MINIMUM_API:
-        client.close()
         raise MachineError(
             f"the engine speaks API {api}; {MINIMUM_API[0]}.{MINIMUM_API[1]} is the oldest usable",
             place=where,
             next_step="use Docker 19.03 or later",
         )
-    return client
+    return docker.from_env(timeout=timeout, version=api)
 
 
 class ContainerBuilder:
@@ -75,6 +81,9 @@ class ContainerBuilder:
     def __init__(self, cache: Cache) -> None:
         self._client = _connect(ENGINE_TIMEOUT)
         self._cache = cache
+
+    def close(self) -> None:
+        self._client.close()
 
     def has(self, key: str) -> bool:
         with _translated("looking for the toolchain image"):
@@ -93,6 +102,7 @@ class ContainerBuilder:
                     tar.add(seed, "seed.tar")
                 with context.open("rb") as file:
                     self._build(key, file, on_line)
+                self._client.images.prune({"dangling": True, "label": f"{LABEL}.stage"})
             finally:
                 context.unlink(missing_ok=True)
                 scratch.rmdir()
@@ -162,12 +172,13 @@ class ContainerBuilder:
         count = 0
         mine = f"{LABEL}.cache={self._cache.identity}"
         with _translated("looking for containers of killed runs"):
-            for container in self._client.containers.list(
-                all=True, filters={"label": mine}
-            ):
+            for container in self._client.containers.list(all=True, filters={"label": mine}):
                 if not self._cache.is_running(container.labels[f"{LABEL}.run"]):
                     container.remove(force=True, v=True)
                     count += 1
+        for folder in self._cache.abandoned():
+            if not any(path.is_dir() for path in folder.iterdir()):  # else it is a rootfs room
+                shutil.rmtree(folder)
         return count
 
     def inventory(self) -> list[tuple[str, str, int]]:
@@ -231,10 +242,11 @@ class ContainerSession:
                 self._container.id, list(argv), environment=dict(environment), workdir=folder
             )
             rest = b""
-            for chunk in api.exec_start(job["Id"], stream=True):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    take(line)
+            with _output(api.exec_start(job["Id"], socket=True)) as chunks:
+                for chunk in chunks:
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        take(line)
             if rest:
                 take(rest)
             code = api.exec_inspect(job["Id"])["ExitCode"]
@@ -293,6 +305,15 @@ class _Chunks(io.RawIOBase):
         count = min(len(buffer), len(self._rest))
         buffer[:count], self._rest = self._rest[:count], self._rest[count:]
         return count
+
+
+@contextmanager
+def _output(socket: Any) -> Iterator[Iterator[bytes]]:
+    """What a command prints, stdout and stderr as they come; the connection ends with it."""
+    try:
+        yield (data for _, data in frames_iter(socket, tty=False))  # type: ignore[no-untyped-call]
+    finally:
+        getattr(socket, "_response", socket).close()
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from builders.errors import IntegrityError, UnavailableError
 
 OnBytes = Callable[[int], None]
 
-CHUNK = 1 << 20
+#: What a dying connection may cost: a chunk that did not arrive whole is asked for again.
+CHUNK = 1 << 16
 TIMEOUT = (15, 60)
 ATTEMPTS = 4
 
@@ -56,6 +57,12 @@ class Downloader:
         self._session.headers["User-Agent"] = "nokmem"
         self._session.headers["Accept-Encoding"] = "identity"
 
+    def __enter__(self) -> Downloader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
     def answers(self, url: str) -> str | None:
         """None where `url` answers with success within seconds, else the reason why not."""
         try:
@@ -81,7 +88,13 @@ class Downloader:
             raise _unavailable(url, error) from error
 
     def fetch(
-        self, url: str, destination: Path, *, sha256: str, size: int, on_bytes: OnBytes | None = None
+        self,
+        url: str,
+        destination: Path,
+        *,
+        sha256: str,
+        size: int,
+        on_bytes: OnBytes | None = None,
     ) -> None:
         """Write `url` to `destination` if it has exactly `size` bytes and the given hash."""
         destination.parent.mkdir(parents=True, exist_ok=True)

@@ -6,13 +6,14 @@ import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 from elftools.elf.sections import SymbolTableSection
+from elftools.elf.segments import InterpSegment
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,15 @@ def read(path: Path) -> Elf | None:
 
 def _read(elf: ELFFile) -> Elf:
     interpreter: str | None = None
-    for segment in elf.iter_segments("PT_INTERP"):
-        interpreter = segment.get_interp_name()
+    for segment in elf.iter_segments():
+        if isinstance(segment, InterpSegment):
+            interpreter = segment.get_interp_name()
     needed: list[str] = []
     imports: list[str] = []
     versions: list[str] = []
     for section in elf.iter_sections():
         if isinstance(section, DynamicSection):
-            needed += [tag.needed for tag in section.iter_tags("DT_NEEDED")]
+            needed += [str(cast(Any, tag).needed) for tag in section.iter_tags("DT_NEEDED")]
         elif isinstance(section, GNUVerNeedSection):
             versions += [aux.name for _, group in section.iter_versions() for aux in group]
         elif isinstance(section, SymbolTableSection) and section.name == ".dynsym":

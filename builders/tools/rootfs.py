@@ -11,9 +11,10 @@ import pwd
 import re
 import shlex
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from builders.errors import MachineError, ToolchainError, UsageError
@@ -42,8 +43,9 @@ def why_not() -> MachineError | None:
     except MachineError as error:
         return error
     if not result.ok:
+        reason = text.strip().rpartition("\n")[2] or "no reason given"
         return MachineError(
-            f"namespaces cannot be made: {text.strip().splitlines()[-1] if text else 'no reason given'}",
+            f"namespaces cannot be made: {reason}",
             place=result.command,
             next_step="run as root, or use an engine (--builder container); in a container, it "
             "must be allowed to unshare and mount",
@@ -62,6 +64,9 @@ class Rootfs:
         if problem is not None:
             raise problem
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def has(self, key: str) -> bool:
         return (self._cache.tree(key) / COMPLETE).exists()
 
@@ -75,8 +80,10 @@ class Rootfs:
                     ["tar", "-xpf", str(seed), "--numeric-owner", "-C", str(root)], on_line
                 )
                 result = process.run(
-                    self._enter(root, None, None) + [f"BUILDER_ID={BUILDER_ID}"]
-                    + ["/bin/sh", "/nokmem/bootstrap.sh"],
+                    [
+                        *self._enter(root, None, None),
+                        *(f"BUILDER_ID={BUILDER_ID}", "/bin/sh", "/nokmem/bootstrap.sh"),
+                    ],
                     on_line=on_line,
                 )
                 if not result.ok:
@@ -134,6 +141,7 @@ class Rootfs:
         """Remove what killed runs left behind; the count of their folders."""
         count = 0
         for folder in self._cache.abandoned():
+            _end_commands_in(folder)
             self.discard(folder)
             count += 1
         return count
@@ -201,6 +209,17 @@ class RootfsSession:
                 place=result.command,
                 next_step="look at free disk space",
             )
+
+
+def _end_commands_in(folder: Path) -> None:
+    """Kill what a killed run left running: each command's unshare names the folder, and leads
+    the process group of all it started."""
+    mark = f"{folder}/".encode()
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = entry.read_bytes().split(b"\0")
+            if words[0] == b"unshare" and any(word.startswith(mark) for word in words):
+                os.killpg(int(entry.parent.name), signal.SIGKILL)
 
 
 def _unshare() -> list[str]:

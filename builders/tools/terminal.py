@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 HEARTBEAT = 15.0
+#: Columns of a table that no person's window bounds: rows stay whole for grep.
+PIPED_WIDTH = 400
 
 
 class Phase:
@@ -53,7 +55,9 @@ class Phase:
         words = [elapsed(time.monotonic() - self.started)]
         if self.count:
             words.append(
-                f"{self.count / 1e6:.0f} MB" if self.unit == "bytes" else f"{self.count} {self.unit}"
+                f"{self.count / 1e6:.0f} MB"
+                if self.unit == "bytes"
+                else f"{self.count} {self.unit}"
             )
         if self.note:
             words.append(self.note)
@@ -87,6 +91,8 @@ class Terminal:
 
     def __init__(self, *, ci: bool) -> None:
         self.out = Console(highlight=False, soft_wrap=True)
+        if not self.out.is_terminal:
+            self.out.width = PIPED_WIDTH
         self.err = Console(stderr=True, highlight=False)
         self.live = self.err.is_terminal and not ci
 
@@ -147,7 +153,7 @@ class Terminal:
         table.add_column(columns[-1], overflow="fold")
         for row in rows:
             table.add_row(*(mark(cell) for cell in row))
-        self.out.print(table, soft_wrap=False)
+        self._print(table)
 
     def facts(self, pairs: Mapping[str, str]) -> None:
         """Names and values, one a line."""
@@ -156,7 +162,17 @@ class Terminal:
         table.add_column(overflow="fold")
         for name, value in pairs.items():
             table.add_row(name, Text(value))
-        self.out.print(table, soft_wrap=False)
+        self._print(table)
+
+    def _print(self, table: Table) -> None:
+        """A table; without the blanks at line ends where nobody sees columns."""
+        if self.out.is_terminal:
+            self.out.print(table, soft_wrap=False)
+            return
+        with self.out.capture() as capture:
+            self.out.print(table, soft_wrap=False)
+        for line in capture.get().splitlines():
+            self.text(line.rstrip())
 
     def text(self, text: str) -> None:
         """A result as it is, without markup or wrapping."""
@@ -174,7 +190,11 @@ def elapsed(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.1f}s"
     if seconds < 3600:
-        return f"{int(seconds) // 60}m {int(seconds) % 60:02d}s" if seconds >= 60 else f"{int(seconds)}s"
+        return (
+            f"{int(seconds) // 60}m {int(seconds) % 60:02d}s"
+            if seconds >= 60
+            else f"{int(seconds)}s"
+        )
     return f"{int(seconds) // 3600}h {int(seconds) % 3600 // 60:02d}m"
 
 

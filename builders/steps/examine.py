@@ -1,0 +1,143 @@
+"""Machine -> findings: what it can do, what not, why, and what would help."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builders.errors import NokmemError
+from builders.tools import apt, container, process, rootfs
+from builders.tools.cache import Cache
+from builders.tools.download import Downloader, redacted
+
+#: Bytes; measured with v1.20.2: toolchain 0.7 GB and its seed 0.5 GB, packages and sources
+#: 0.2 GB, Go cache 0.7 GB, unpacked source and output 1.5 GB, with room to spare.
+CACHE_NEEDS = 6 << 30
+DIST_NEEDS = 1 << 30
+#: Bytes; the linker of kubelet peaks at 1.6 GB.
+MEMORY_NEEDS = 2 << 30
+MACHINE = "x86_64"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `needed` findings decide whether a build can work at all;
+    those of one `group` are alternatives, of which one is enough."""
+
+    name: str
+    ok: bool
+    found: str
+    next_step: str = ""
+    group: str = ""
+
+
+def examine(
+    cache: Cache, dist: Path, environment: Mapping[str, str], suites: Iterable[str]
+) -> tuple[Finding, ...]:
+    """Look at everything; nothing raises."""
+    return (
+        _python(),
+        _machine(),
+        _builder("container", container.why_not(), "an engine answers"),
+        _builder("rootfs", rootfs.why_not(), _rootfs_words()),
+        _program("gpgv", "checks the archives' signatures"),
+        _program("setpriv", "runs a binary's --version without root's rights"),
+        _keyring(environment),
+        *(_suite(suite, environment) for suite in suites),
+        _disk("disk of the cache", cache.root, CACHE_NEEDS),
+        _disk("disk of dist", dist, DIST_NEEDS),
+        _memory(),
+    )
+
+
+def can_build(findings: Iterable[Finding]) -> bool:
+    """Whether nothing needed is missing: every group has one, everything else holds."""
+    rows = list(findings)
+    groups = {row.group for row in rows if row.group}
+    return all(row.ok for row in rows if not row.group) and all(
+        any(row.ok for row in rows if row.group == group) for group in groups
+    )
+
+
+def _python() -> Finding:
+    return Finding("python", True, f"{platform.python_version()} at {sys.executable}")
+
+
+def _machine() -> Finding:
+    machine = platform.machine()
+    return Finding(
+        "machine", machine == MACHINE, machine, f"the toolchain is made of {MACHINE} packages"
+    )
+
+
+def _builder(name: str, problem: NokmemError | None, words: str) -> Finding:
+    if problem is None:
+        return Finding(f"builder {name}", True, words, group="builder")
+    return Finding(
+        f"builder {name}", False, f"{problem.fact} ({problem.place})", problem.next_step, "builder"
+    )
+
+
+def _rootfs_words() -> str:
+    return "namespaces, as root" if os.geteuid() == 0 else "namespaces, by subordinate ids"
+
+
+def _program(name: str, purpose: str) -> Finding:
+    path = process.find(name)
+    return Finding(
+        name, path is not None, path or f"missing; it {purpose}", process.install_hint(name)
+    )
+
+
+def _keyring(environment: Mapping[str, str]) -> Finding:
+    try:
+        return Finding("archive keyring", True, str(apt.keyring(environment)))
+    except NokmemError as error:
+        return Finding("archive keyring", False, f"none at {error.place}", error.next_step)
+
+
+def _suite(suite: str, environment: Mapping[str, str]) -> Finding:
+    name = f"source {suite}"
+    mirrors = apt.mirrors(environment)
+    archive = apt.archive_of(suite)
+    hint = f"set {apt.MIRROR_VARIABLES[archive]} to a mirror of the {archive} archive"
+    if archive not in mirrors:
+        return Finding(name, False, "no mirror is known to this machine", hint)
+    url = f"{mirrors[archive]}/dists/{suite}/InRelease"
+    with Downloader(apt.proxies(environment)) as downloader:
+        problem = downloader.answers(url)
+    return Finding(name, problem is None, f"{problem or 'answers'}: {redacted(url)}", hint)
+
+
+def _disk(name: str, folder: Path, needs: int) -> Finding:
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return Finding(
+        name,
+        free >= needs and os.access(place, os.W_OK),
+        f"{free / 1e9:.1f} GB free at {place}, {needs / 1e9:.1f} GB needed"
+        + ("" if os.access(place, os.W_OK) else "; not writable by this user"),
+        "free some room, or choose another folder",
+    )
+
+
+def _memory() -> Finding:
+    try:
+        text = Path("/proc/meminfo").read_text()
+        kilobytes = int(text.split("MemAvailable:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return Finding("memory", False, "/proc/meminfo cannot be read", "build on Linux")
+    available = kilobytes << 10
+    return Finding(
+        "memory",
+        available >= MEMORY_NEEDS,
+        f"{available / 1e9:.1f} GB available, {MEMORY_NEEDS / 1e9:.1f} GB needed to link kubelet",
+        "stop something, or build on a larger machine",
+    )

@@ -1,0 +1,117 @@
+"""What every level shares: leaving out aloud, and the real builders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builders import pipeline
+from builders.model.plan import BuildPlan, BuildRequest
+from builders.steps import toolchain
+from builders.steps.sources import Debian
+from builders.tools import container, rootfs
+from builders.tools.builder import Builder
+from builders.tools.cache import Cache
+
+VERSION = "v1.20.2"
+ROOT = Path(__file__).parents[1]
+EVERYTHING = pytest.StashKey[bool]()
+HOW = {
+    "container": "start an engine, then run the tests again",
+    "rootfs": "run as root, or give this user subordinate ids; `./run doctor` says which",
+    "network": "give the machine a Debian mirror; `./run doctor` says which",
+}
+_left_out: set[str] = set()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--everything", action="store_true", help="what cannot run is a failure")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say what was left out and how to have it."""
+    levels = {Path(arg).name for arg in config.args}
+    out = terminalreporter
+    if "e2e" not in levels and "tests" not in levels:
+        out.section("left out")
+        out.line("e2e: real kubelet builds, several minutes of two cores: ./run test --everything")
+    for what in sorted(_left_out):
+        out.line(f"{what}: {HOW[what]}")
+
+
+def leave_out(request: pytest.FixtureRequest, what: str, why: str) -> None:
+    """Skip, named in the summary; or fail where everything was asked for."""
+    if request.config.getoption("--everything"):
+        pytest.fail(f"{what} is needed for --everything: {why}")
+    _left_out.add(what)
+    pytest.skip(f"{what}: {why}")
+
+
+@pytest.fixture(scope="session")
+def plan() -> BuildPlan:
+    return pipeline.plan(BuildRequest(VERSION))
+
+
+@pytest.fixture(scope="session")
+def stock_plan() -> BuildPlan:
+    return pipeline.plan(BuildRequest(VERSION, variant="stock"))
+
+
+@pytest.fixture(scope="session")
+def cache() -> Cache:
+    """The machine's own cache: what a build here would use."""
+    return Cache.default(os.environ)
+
+
+@pytest.fixture(scope="session")
+def provider(cache: Cache) -> Debian:
+    return Debian(cache, os.environ)
+
+
+def _ready(builder: Builder, plan: BuildPlan, cache: Cache, provider: Debian) -> None:
+    wanted = plan.toolchain
+    packages = (wanted.debootstrap, *wanted.packages)
+    toolchain.ensure(
+        builder,
+        wanted,
+        cache,
+        pipeline.RECIPE,
+        lambda: provider.fetch(packages, lambda _: None),
+        lambda _: None,
+    )
+
+
+@pytest.fixture(scope="session")
+def rootfs_builder(
+    request: pytest.FixtureRequest, plan: BuildPlan, cache: Cache, provider: Debian
+) -> rootfs.Rootfs:
+    problem = rootfs.why_not()
+    if problem is not None:
+        leave_out(request, "rootfs", problem.fact)
+    builder = rootfs.Rootfs(cache)
+    _ready(builder, plan, cache, provider)
+    return builder
+
+
+@pytest.fixture(scope="session")
+def container_builder(
+    request: pytest.FixtureRequest, plan: BuildPlan, cache: Cache, provider: Debian
+) -> Iterator[container.ContainerBuilder]:
+    problem = container.why_not()
+    if problem is not None:
+        leave_out(request, "container", problem.fact)
+    builder = container.ContainerBuilder(cache)
+    _ready(builder, plan, cache, provider)
+    yield builder
+    builder.close()
+
+
+@pytest.fixture(scope="session", params=["rootfs", "container"])
+def builder(request: pytest.FixtureRequest) -> Iterator[Builder]:
+    """Each builder in turn."""
+    yield request.getfixturevalue(f"{request.param}_builder")

@@ -1,0 +1,282 @@
+"""The real runc, built by both builders; and every check seen to reject something real."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builders import pipeline
+from builders.errors import CompileError, ProofError
+from builders.model.artifact import Binary, CheckReport
+from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan
+from builders.model.releases import Facts
+from builders.steps import checks
+from builders.steps.checks import Expected
+from builders.steps.compile import compile_component
+from builders.steps.sources import Debian
+from builders.tools.builder import Builder, Limits, Session
+from builders.tools.cache import Cache, sha256_of
+from builders.tools.rootfs import Rootfs
+from builders.tools.terminal import Terminal
+
+TARGET = Facts().targets["el7"]
+Compile = Callable[[Builder, ComponentPlan, str], Binary]
+
+
+def runc_of(plan: BuildPlan) -> ComponentPlan:
+    return next(component for component in plan.components if component.name == "runc")
+
+
+@pytest.fixture(scope="module")
+def compile_runc(
+    plan: BuildPlan, provider: Debian, tmp_path_factory: pytest.TempPathFactory
+) -> Compile:
+    """Compile a component into a folder of its own."""
+
+    def make(builder: Builder, component: ComponentPlan, key: str) -> Binary:
+        folder = tmp_path_factory.mktemp("out")
+        provider.fetch(component.source.files, lambda _: None)
+        tree = provider.tree(component, folder)
+        with builder.start(key, Limits()) as session:
+            return compile_component(
+                component, tree, session, folder, lambda _: None, lambda _: None
+            )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def nokmem(rootfs_builder: Builder, plan: BuildPlan, compile_runc: Compile) -> Binary:
+    return compile_runc(rootfs_builder, runc_of(plan), plan.toolchain.key)
+
+
+@pytest.fixture(scope="module")
+def stock(rootfs_builder: Builder, stock_plan: BuildPlan, compile_runc: Compile) -> Binary:
+    return compile_runc(rootfs_builder, runc_of(stock_plan), stock_plan.toolchain.key)
+
+
+@pytest.fixture
+def session(rootfs_builder: Builder, plan: BuildPlan) -> Iterator[Session]:
+    with rootfs_builder.start(plan.toolchain.key, Limits()) as session:
+        yield session
+
+
+def expected(plan: BuildPlan, sha256: str) -> Expected:
+    component = runc_of(plan)
+    return Expected("runc", component.linking, "nokmem", component.prints, sha256)
+
+
+def prove(binary: Binary, plan: BuildPlan) -> CheckReport:
+    return checks.prove([(binary, expected(plan, binary.sha256))], TARGET)
+
+
+def failed(report: CheckReport) -> set[str]:
+    return {check.name for check in report.failures}
+
+
+def test_nokmem_passes_every_check(nokmem: Binary, plan: BuildPlan) -> None:
+    report = prove(nokmem, plan)
+    assert report.failures == ()
+    assert [check.name for check in report.checks] == [
+        "hash", "architecture", "linking", "libraries", "glibc", "libseccomp", "nokmem", "version",
+    ]  # fmt: skip
+
+
+def test_stock_is_rejected_for_its_accounting(stock: Binary, plan: BuildPlan) -> None:
+    report = prove(stock, plan)
+    assert failed(report) == {"nokmem", "version"}
+    assert "memory.kmem.limit_in_bytes" in report.failures[0].found
+    assert report.failures[1].found == "not run: an earlier check failed"
+
+
+def test_stock_is_a_control_that_works(stock: Binary, stock_plan: BuildPlan) -> None:
+    item = dataclasses.replace(expected(stock_plan, stock.sha256), variant="stock")
+    assert checks.prove([(stock, item)], TARGET).passed
+
+
+def test_a_flipped_byte_is_rejected(nokmem: Binary, plan: BuildPlan, tmp_path: Path) -> None:
+    damaged = tmp_path / "runc"
+    content = bytearray(nokmem.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    report = prove(dataclasses.replace(nokmem, path=damaged), plan)
+    assert {"hash", "version"} <= failed(report)
+
+
+def test_another_version_is_rejected(nokmem: Binary, plan: BuildPlan) -> None:
+    other = dataclasses.replace(expected(plan, nokmem.sha256), prints=("runc version 9",))
+    report = checks.prove([(nokmem, other)], TARGET)
+    assert failed(report) == {"version"}
+    assert "runc version 1.0.0-rc93" in report.failures[0].found
+
+
+def go(session: Session, plan: BuildPlan, *words: str, **environment: str) -> None:
+    base = dict(runc_of(plan).environment)
+    session.run(["install", "-d", base["TMPDIR"]], environment=base)
+    result = session.run(["go", *words], environment={**base, **environment})
+    assert result.ok, result.tail
+
+
+def fetched(session: Session, path: str, folder: Path) -> Binary:
+    session.get(path, folder / "runc")
+    (folder / "runc").chmod(0o755)
+    return Binary("runc", folder / "runc", 1, sha256_of(folder / "runc"))
+
+
+def test_another_architecture_is_rejected(
+    session: Session, plan: BuildPlan, tmp_path: Path
+) -> None:
+    session.put(b"package main\nfunc main() {}\n", "/build/hello/main.go")
+    go(
+        session, plan, "build", "-o", "/build/hello/out", "/build/hello/main.go",
+        GOARCH="arm64", CGO_ENABLED="0",
+    )  # fmt: skip
+    report = prove(fetched(session, "/build/hello/out", tmp_path), plan)
+    assert {"architecture", "nokmem", "version"} <= failed(report)
+
+
+def test_a_too_new_glibc_and_a_strange_library_are_rejected(
+    session: Session, plan: BuildPlan, tmp_path: Path
+) -> None:
+    source = b"#include <unistd.h>\nint main(void) { char c; return getentropy(&c, 1); }\n"
+    session.put(source, "/build/c/main.c")
+    environment = {"PATH": "/usr/bin", "TMPDIR": "/build/c"}
+    result = session.run(
+        ["gcc", "-o", "/build/c/out", "/build/c/main.c", "-Wl,--no-as-needed", "-lresolv"],
+        environment=environment,
+    )
+    assert result.ok, result.tail
+    report = prove(fetched(session, "/build/c/out", tmp_path), plan)
+    assert {"glibc", "libraries", "linking"} <= failed(report)
+    found = {check.name: check.found for check in report.checks}
+    assert found["glibc"] == "needs GLIBC_2.25, el7 has 2.17"
+    assert "libresolv.so.2" in found["libraries"]
+
+
+def test_a_runc_that_would_die_of_el7s_libseccomp_is_rejected(
+    rootfs_builder: Builder, plan: BuildPlan, compile_runc: Compile
+) -> None:
+    component = runc_of(plan)
+    command = [
+        word.replace("-w -extldflags -static ", "").replace(" netgo osusergo", "")
+        for word in component.command
+    ]
+    dynamic = dataclasses.replace(component, command=tuple(command), linking="dynamic")
+    binary = compile_runc(rootfs_builder, dynamic, plan.toolchain.key)
+    item = dataclasses.replace(expected(plan, binary.sha256), linking="dynamic")
+    report = checks.prove([(binary, item)], TARGET)
+    assert failed(report) == {"libseccomp", "version"}
+    assert "seccomp_api_get" in report.failures[0].found
+
+
+def test_both_builders_give_the_same_bytes(
+    container_builder: Builder, nokmem: Binary, plan: BuildPlan, compile_runc: Compile
+) -> None:
+    other = compile_runc(container_builder, runc_of(plan), plan.toolchain.key)
+    assert other.sha256 == nokmem.sha256
+
+
+def test_another_cache_and_folder_give_the_same_bytes(
+    rootfs_builder: Builder,
+    cache: Cache,
+    nokmem: Binary,
+    plan: BuildPlan,
+    compile_runc: Compile,
+    tmp_path: Path,
+) -> None:
+    other = Cache(tmp_path / "a cache elsewhere")
+    (other.root / "trees").symlink_to(cache.root / "trees")
+    builder = Rootfs(other)
+    assert compile_runc(builder, runc_of(plan), plan.toolchain.key).sha256 == nokmem.sha256
+    builder.discard(other.go(plan.toolchain.key))
+
+
+@pytest.fixture
+def only_runc(monkeypatch: pytest.MonkeyPatch) -> Callable[[BuildPlan], None]:
+    """Let the pipeline build a plan's runc alone: minutes less for the same way."""
+
+    def use(plan: BuildPlan) -> None:
+        reduced = dataclasses.replace(plan, components=(runc_of(plan),))
+        monkeypatch.setattr(pipeline, "plan", lambda _: reduced)
+
+    return use
+
+
+def build(dist: Path, cache: Cache, builder: str = "rootfs") -> Path:
+    place, _ = pipeline.build(
+        BuildRequest("v1.20.2"),
+        pipeline.Options(builder),
+        dist,
+        cache,
+        os.environ,
+        Terminal(ci=True),
+    )
+    return place
+
+
+def test_a_failed_build_leaves_the_earlier_one_whole(
+    rootfs_builder: Builder,
+    plan: BuildPlan,
+    cache: Cache,
+    only_runc: Callable[[BuildPlan], None],
+    tmp_path: Path,
+) -> None:
+    only_runc(plan)
+    place = build(tmp_path, cache)
+    before = {path.name: sha256_of(path) for path in place.iterdir()}
+
+    broken = dataclasses.replace(runc_of(plan), command=("go", "build", "no/such/package"))
+    only_runc(dataclasses.replace(plan, components=(broken,)))
+    with pytest.raises(CompileError) as caught:
+        build(tmp_path, cache)
+    assert "no/such/package" in "\n".join(caught.value.detail)
+    assert "GO111MODULE=off" in caught.value.place and "go build" in caught.value.place
+
+    lost_tag = [word.replace("seccomp nokmem", "seccomp") for word in runc_of(plan).command]
+    lost = dataclasses.replace(runc_of(plan), command=tuple(lost_tag))
+    only_runc(dataclasses.replace(plan, components=(lost,)))
+    with pytest.raises(ProofError) as refused:
+        build(tmp_path, cache)
+    assert any("memory.kmem.limit_in_bytes" in line for line in refused.value.detail)
+
+    assert {path.name: sha256_of(path) for path in place.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v1.20.2", "v1.20.2.failed.log"]
+    assert pipeline.verify(place)[1].passed
+
+
+def test_a_dist_is_verified_and_a_tampered_one_refused(
+    rootfs_builder: Builder,
+    plan: BuildPlan,
+    stock: Binary,
+    cache: Cache,
+    only_runc: Callable[[BuildPlan], None],
+    tmp_path: Path,
+) -> None:
+    only_runc(plan)
+    place = build(tmp_path, cache)
+    assert pipeline.verify(place)[1].passed
+    shutil.copyfile(stock.path, place / "runc")
+    assert {"hash", "nokmem", "version"} == failed(pipeline.verify(place)[1])
+
+
+def test_auto_takes_the_engine_where_one_answers_and_says_so(
+    container_builder: Builder, cache: Cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pipeline.choose("auto", cache, Terminal(ci=True)).name == "container"
+    assert "because an engine answers" in capsys.readouterr().err
+
+
+def test_auto_takes_the_embedded_builder_where_none_does(
+    rootfs_builder: Builder,
+    cache: Cache,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/socket")
+    assert pipeline.choose("auto", cache, Terminal(ci=True)).name == "rootfs"
+    assert "rootfs, because no engine answers" in capsys.readouterr().err

@@ -1,0 +1,198 @@
+"""The real signed archives, and what tampering with them on the way leads to."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.errors import IntegrityError, UnavailableError
+from builders.model.plan import BuildPlan
+from builders.steps.sources import Debian
+from builders.tools import apt
+from builders.tools.apt import Archive, Pinned
+from builders.tools.cache import Cache
+from builders.tools.download import Downloader
+
+
+def read(url: str) -> bytes:
+    with Downloader() as downloader:
+        return downloader.read(url, 200 << 20)
+
+
+class Mirror(ThreadingHTTPServer):
+    """A mirror on this machine that passes on what the real one says, changed as a test likes."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.upstream = upstream
+        self.change: dict[str, Any] = {}
+        self.asked: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Mirror
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        for part, change in self.server.change.items():
+            if part in self.path:
+                change(self)
+                return
+        self.give(self.upstream())
+
+    def upstream(self) -> bytes:
+        return read(self.server.upstream + self.path)
+
+    def give(self, body: bytes, *, length: int | None = None, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    server = Mirror(apt.mirrors(os.environ)["debian"])
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def archive(mirror: Mirror) -> Iterator[Archive]:
+    with Downloader() as downloader:
+        yield Archive(downloader, {"debian": mirror.url}, apt.keyring(os.environ))
+
+
+@pytest.fixture
+def pin(plan: BuildPlan) -> Pinned:
+    """A package of the real toolchain, long enough to break off in the middle."""
+    rows = [apt.Pinned(**row) for row in plan.toolchain.packages if row["suite"] == "bullseye"]
+    return min((row for row in rows if row.size > 400_000), key=lambda row: row.size)
+
+
+def test_a_pin_is_confirmed_through_the_real_signature(archive: Archive, pin: Pinned) -> None:
+    archive.confirm([pin])
+
+
+def test_every_pin_of_the_plan_is_in_the_signed_archives(plan: BuildPlan) -> None:
+    """The lock is true: each version, path, size and hash, for toolchain and sources alike."""
+    rows = [row for component in plan.components for row in component.source.files]
+    rows += [plan.toolchain.debootstrap, *plan.toolchain.packages]
+    with Downloader() as downloader:
+        archive = Archive(downloader, apt.mirrors(os.environ), apt.keyring(os.environ))
+        archive.confirm(Pinned(**row) for row in rows)
+
+
+def test_a_changed_release_is_refused(archive: Archive, mirror: Mirror, pin: Pinned) -> None:
+    mirror.change["InRelease"] = lambda h: h.give(h.upstream().replace(b"Debian", b"Nobody", 1))
+    with pytest.raises(IntegrityError, match="BADSIG"):
+        archive.confirm([pin])
+
+
+def test_text_around_the_signed_part_is_not_read(
+    archive: Archive, mirror: Mirror, pin: Pinned
+) -> None:
+    mirror.change["InRelease"] = lambda h: h.give(b"Codename: evil\n" + h.upstream())
+    archive.confirm([pin])
+
+
+def test_an_unsigned_release_is_refused(archive: Archive, mirror: Mirror, pin: Pinned) -> None:
+    mirror.change["InRelease"] = lambda h: h.give(b"Codename: bullseye\nSHA256:\n")
+    with pytest.raises(IntegrityError, match="NODATA"):
+        archive.confirm([pin])
+
+
+def test_a_foreign_keyring_is_refused(mirror: Mirror, pin: Pinned, tmp_path: Path) -> None:
+    (tmp_path / "empty.gpg").touch()
+    with Downloader() as downloader, pytest.raises(IntegrityError, match="NO_PUBKEY"):
+        Archive(downloader, {"debian": mirror.url}, tmp_path / "empty.gpg").confirm([pin])
+
+
+def test_another_suites_release_is_refused(archive: Archive, mirror: Mirror, pin: Pinned) -> None:
+    real = f"{mirror.upstream}/dists/bookworm/InRelease"
+    mirror.change["InRelease"] = lambda h: h.give(read(real))
+    with pytest.raises(IntegrityError, match="Release of bookworm, not of bullseye"):
+        archive.confirm([pin])
+
+
+def test_a_changed_index_is_refused(archive: Archive, mirror: Mirror, pin: Pinned) -> None:
+    mirror.change["by-hash"] = lambda h: h.give(h.upstream()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match="the signed Release says"):
+        archive.confirm([pin])
+
+
+def test_a_changed_package_never_enters_the_cache(
+    mirror: Mirror, pin: Pinned, tmp_path: Path
+) -> None:
+    mirror.change["/pool/"] = lambda h: h.give(h.upstream()[:-1] + b"!")
+    cache = Cache(tmp_path)
+    provider = Debian(cache, {"NOKMEM_DEBIAN_MIRROR": mirror.url})
+    with pytest.raises(IntegrityError, match="wrong content"):
+        provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+    assert list((tmp_path / "files").iterdir()) == []
+
+
+def test_a_connection_that_dies_is_resumed(mirror: Mirror, pin: Pinned, tmp_path: Path) -> None:
+    def die_once(handler: Handler) -> None:
+        body = handler.upstream()
+        given = handler.headers.get("Range")
+        if given is None:
+            handler.give(body[: len(body) // 2], length=len(body))
+        else:
+            start = int(given.removeprefix("bytes=").rstrip("-"))
+            handler.give(body[start:], status=206)
+
+    mirror.change["/pool/"] = die_once
+    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
+    provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+    assert (tmp_path / "files" / pin.sha256).stat().st_size == pin.size
+    assert len([path for path in mirror.asked if "/pool/" in path]) == 2
+
+
+def test_a_longer_file_is_cut_off(mirror: Mirror, pin: Pinned, tmp_path: Path) -> None:
+    mirror.change["/pool/"] = lambda h: h.give(h.upstream() + bytes(1 << 22))
+    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
+    with pytest.raises(IntegrityError, match="longer than the pinned"):
+        provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+
+
+def test_a_missing_file_is_said_with_its_address(
+    mirror: Mirror, pin: Pinned, tmp_path: Path
+) -> None:
+    mirror.change["/pool/"] = lambda h: h.give(b"", status=404)
+    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
+    with pytest.raises(UnavailableError, match="HTTP 404") as caught:
+        provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+    assert pin.path in caught.value.place
+
+
+def test_what_is_in_the_cache_is_not_asked_for(mirror: Mirror, pin: Pinned, tmp_path: Path) -> None:
+    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
+    provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+    mirror.asked.clear()
+    provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+    assert mirror.asked == []
+
+
+def test_kubernetes_comes_from_the_planned_commit(
+    plan: BuildPlan, provider: Debian, tmp_path: Path
+) -> None:
+    kubelet = next(c for c in plan.components if c.name == "kubelet")
+    provider.fetch(kubelet.source.files, lambda _: None)
+    assert provider.tree(kubelet, tmp_path).strip == 1
+    other = dataclasses.replace(kubelet.source, commit="0" * 40)
+    with pytest.raises(IntegrityError, match="faecb196815e248d3ecfb03c680a4507229c2a56"):
+        provider.tree(dataclasses.replace(kubelet, source=other), tmp_path)

@@ -1,0 +1,111 @@
+"""Whose mirrors, and what an index says of a pin."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from builders.errors import IntegrityError, MachineError, UnavailableError
+from builders.tools import apt
+from builders.tools.apt import Archive, Pinned
+from builders.tools.download import Downloader, redacted
+
+PIN = Pinned("bullseye", "make", "4.3-4.1", "amd64", "pool/make.deb", 5, "a" * 64)
+SOURCE = Pinned("bullseye", "k", "1", "source", "pool/k/k.orig.tar.gz", 7, "c" * 64)
+PACKAGES = f"""\
+Package: makedev
+Version: 4.3-4.1
+Architecture: amd64
+Filename: pool/make.deb
+Size: 5
+SHA256: {"b" * 64}
+
+Package: make
+Version: 4.3-4.1
+Architecture: amd64
+Filename: pool/make.deb
+Size: 5
+SHA256: {"a" * 64}
+"""
+SOURCES = f"""\
+Package: k
+Version: 1
+Directory: pool/k
+Checksums-Sha256:
+ {"d" * 64} 9 k.dsc
+ {"c" * 64} 7 k.orig.tar.gz
+"""
+
+
+@pytest.fixture
+def archive() -> Archive:
+    """An archive whose indices have been read and proven already."""
+    archive = Archive(Downloader(), {"debian": "http://mirror"}, Path("none"))
+    archive._indices["bullseye", "main/binary-amd64/Packages"] = PACKAGES
+    archive._indices["bullseye", "main/source/Sources"] = SOURCES
+    return archive
+
+
+def test_a_pin_that_the_archive_lists_is_confirmed(archive: Archive) -> None:
+    archive.confirm([PIN, SOURCE])
+
+
+@pytest.mark.parametrize("pin", [PIN, SOURCE])
+def test_a_pin_with_another_hash_or_size_is_refused(archive: Archive, pin: Pinned) -> None:
+    for change in ({"sha256": "0" * 64}, {"size": 6}):
+        with pytest.raises(IntegrityError):
+            archive.confirm([dataclasses.replace(pin, **change)])
+
+
+def test_a_pin_that_is_gone_is_refused_with_what_is_there(archive: Archive) -> None:
+    with pytest.raises(UnavailableError, match=r"it has 4\.3-4\.1"):
+        archive.confirm([dataclasses.replace(PIN, version="4.4")])
+    with pytest.raises(UnavailableError):
+        archive.confirm([dataclasses.replace(PIN, package="mak")])
+
+
+def test_mirrors_come_from_every_form_of_apt_configuration(tmp_path: Path) -> None:
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list").write_text(
+        "# deb http://commented/debian bookworm main\n"
+        "deb-src http://sources/debian bookworm main\n"
+        "deb [arch=amd64 signed-by=/k.gpg] http://one/debian/ bookworm main\n"
+    )
+    (tmp_path / "sources.list.d/a.sources").write_text(
+        "Enabled: no\nTypes: deb\nURIs: http://off/s\nSuites: bookworm-security\n\n"
+        "Types: deb deb-src\nURIs: http://two/debian-security\n"
+        "Suites: bookworm-security\nComponents: main\n"
+    )
+    assert apt.mirrors({}, tmp_path) == {
+        "debian": "http://one/debian",
+        "debian-security": "http://two/debian-security",
+    }
+
+
+def test_other_distributions_and_schemes_are_not_mirrors(tmp_path: Path) -> None:
+    (tmp_path / "sources.list").write_text(
+        "deb http://ubuntu/ubuntu jammy main\ndeb file:///srv/debian bookworm main\n"
+        "deb http://tool/repo nodistro main\n"
+    )
+    assert apt.mirrors({}, tmp_path) == {}
+
+
+def test_the_user_wins(tmp_path: Path) -> None:
+    (tmp_path / "sources.list").write_text("deb http://one/debian bookworm main\n")
+    environment = {"NOKMEM_DEBIAN_MIRROR": "https://mine/debian/"}
+    assert apt.mirrors(environment, tmp_path) == {"debian": "https://mine/debian"}
+
+
+def test_no_mirror_and_no_keyring_name_the_way_out(archive: Archive, tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError) as unavailable:
+        archive.url("bullseye-security", "x")
+    assert "NOKMEM_DEBIAN_SECURITY_MIRROR" in unavailable.value.next_step
+    with pytest.raises(MachineError) as missing:
+        apt.keyring({"NOKMEM_DEBIAN_KEYRING": str(tmp_path / "no.gpg")})
+    assert "apt-get install debian-archive-keyring" in missing.value.next_step
+
+
+def test_a_password_in_a_mirror_never_shows() -> None:
+    assert redacted("https://u:secret@host:8/p?token=t") == "https://host:8/p"

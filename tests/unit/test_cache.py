@@ -1,0 +1,66 @@
+"""Files by content, locks that die with their holder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from builders.errors import BusyError, MachineError
+from builders.tools.cache import Cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def test_a_damaged_file_is_not_held_and_goes(cache: Cache) -> None:
+    name = hashlib.sha256(b"right").hexdigest()
+    cache.file(name).parent.mkdir()
+    cache.file(name).write_bytes(b"right")
+    assert cache.holds(name)
+    cache.file(name).write_bytes(b"wrong")
+    assert not cache.holds(name)
+    assert not cache.file(name).exists()
+
+
+def test_a_taken_lock_is_said_and_freed_at_the_end(cache: Cache) -> None:
+    with cache.lock("one", wait=False), pytest.raises(BusyError), cache.lock("one", wait=False):
+        pass
+    with cache.lock("one", wait=False):
+        pass
+
+
+def test_shared_holders_keep_a_lone_one_out(cache: Cache) -> None:
+    with (
+        cache.lock("x", shared=True),
+        cache.lock("x", shared=True, wait=False),
+        pytest.raises(BusyError),
+        cache.lock("x", wait=False),
+    ):
+        pass
+
+
+def test_a_run_folder_is_abandoned_only_when_its_run_is_over(cache: Cache) -> None:
+    with cache.run_folder() as folder:
+        assert list(cache.abandoned()) == []
+        assert cache.is_running(folder.name)
+    assert list(cache.abandoned()) == [folder]
+    assert not cache.is_running(folder.name)
+    folder.rmdir()
+    assert list(cache.abandoned()) == []
+    assert list((cache.root / "runs").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_made_names_the_variable(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError) as caught:
+        Cache(tmp_path / "file/cache")
+    assert "NOKMEM_CACHE" in caught.value.next_step
+
+
+def test_default_place(tmp_path: Path) -> None:
+    assert Cache.default({"NOKMEM_CACHE": str(tmp_path / "n")}).root == tmp_path / "n"
+    assert Cache.default({"XDG_CACHE_HOME": str(tmp_path)}).root == tmp_path / "nokmem"

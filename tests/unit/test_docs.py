@@ -1,0 +1,42 @@
+"""What the documents promise is what the code has."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from invoke.tasks import Task
+
+import tasks
+from builders.errors import CATALOGUE
+from tests.conftest import ROOT
+
+
+def test_the_readme_sets_up_with_exactly_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+    first = [line for line in blocks[0].splitlines() if line and not line.startswith("#")]
+    assert first == ["./run build --k8s v1.20.2", "./run test"]
+
+
+def test_exit_codes_are_documented_and_each_has_one_meaning() -> None:
+    text = (ROOT / "docs/reference.md").read_text()
+    codes = [error.exit_code for error in CATALOGUE]
+    assert len(set(codes)) == len(codes)
+    for error in CATALOGUE:
+        assert re.search(rf"^\| {error.exit_code} \| {error.kind} \|", text, re.M), error
+
+
+def test_every_task_and_option_is_in_the_reference() -> None:
+    text = (ROOT / "docs/reference.md").read_text()
+    for name, task in _tasks().items():
+        assert f"### `{name}`" in text, name
+        for argument in task.get_arguments():
+            option = "--" + str(argument.name).replace("_", "-")
+            assert f"`{option}`" in text, (name, option)
+            assert argument.help, (name, option)
+
+
+def _tasks() -> dict[str, Task[Any]]:
+    names = tasks.namespace.task_names
+    return {name: tasks.namespace[name] for name in names}

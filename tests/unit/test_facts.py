@@ -1,0 +1,69 @@
+"""The data is whole, and a hole in it is refused with the file's name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builders.errors import FactsError
+from builders.model.releases import DATA, Facts, load_toml
+
+EDITS = {
+    "a commit cut short": ("kubernetes/1.20.toml", 'commit = "f', 'commit = "'),
+    "evidence taken away": ("kubernetes/1.20.toml", "go_evidence", "go_rumour"),
+    "empty evidence": ("targets.toml", 'glibc_evidence = "C', 'glibc_evidence = " " #'),
+    "a release of another minor": ("kubernetes/1.20.toml", '"v1.20.2"', '"v1.19.2"'),
+    "a hash with a wrong letter": ("debian/bookworm.toml", 'sha256 = "b83c', 'sha256 = "x83c'),
+    "a path out of the archive": ("debian/bookworm.toml", 'path = "pool', 'path = "../pool'),
+    "a package out of the lock": ("debian/bullseye.lock.toml", 'package = "rsync"', 'package = "r"'),
+    "a source out of the lock": (
+        "debian/bullseye.lock.toml",
+        'package = "golang-github-opencontainers-runc-dev"',
+        'package = "golang-x-dev"',
+    ),
+    "broken TOML": ("runc.toml", "[releases", "[[releases"),
+    "a key taken away": ("runc.toml", "static_tags =", "tags_static ="),
+}  # fmt: skip
+
+
+def load_all(folder: Path) -> Facts:
+    facts = Facts(folder)
+    assert facts.releases and facts.runcs and facts.targets
+    assert facts.toolchain and facts.debian_sources
+    return facts
+
+
+def test_everything_loads() -> None:
+    load_all(DATA)
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS.keys())
+def test_a_hole_is_refused(edit: tuple[str, str, str], tmp_path: Path) -> None:
+    name, old, new = edit
+    shutil.copytree(DATA, tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / name).read_text()
+    assert old in text, "the edit no longer finds its place"
+    (tmp_path / name).write_text(text.replace(old, new))
+    with pytest.raises(FactsError) as caught:
+        load_all(tmp_path)
+    assert caught.value.place.startswith(str(tmp_path / "debian" if "debian" in name else tmp_path))
+
+
+def test_every_release_has_its_runc_and_a_source_of_both() -> None:
+    facts = load_all(DATA)
+    for release in facts.releases.values():
+        assert facts.runc(release.runc)
+        assert facts.debian_source("kubernetes", release.version)
+        assert facts.debian_source("runc", release.runc)
+
+
+def test_every_package_says_what_it_is_for() -> None:
+    reasons = load_toml(DATA / "debian/bullseye.toml")["packages"]
+    assert all(reason.strip() for reason in reasons.values())
+
+
+def test_no_mirror_is_written_down() -> None:
+    for path in DATA.rglob("*.toml"):
+        assert "://" not in path.read_text(), path
