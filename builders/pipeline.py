@@ -20,7 +20,7 @@ from builders.tools import apt, container, rootfs
 from builders.tools.builder import Builder, Limits
 from builders.tools.cache import Cache
 from builders.tools.download import Downloader
-from builders.tools.terminal import Terminal
+from builders.tools.terminal import Phase, Terminal
 
 RECIPE = Path(__file__).parents[1] / "dockerfiles/debian"
 BUILDERS = ("auto", "container", "rootfs")
@@ -256,10 +256,15 @@ def _compile(
         for component in decided.components:
             title = f"compile {component.name} {component.version}"
             with terminal.phase(title, "packages") as phase, cache.run_folder() as scratch:
+
+                def take(line: str, phase: Phase = phase) -> None:
+                    write(line)
+                    phase.line(line)
+
                 try:
                     source = provider.tree(component, scratch)
                     binaries.append(
-                        compile_component(component, source, session, folder, write, phase.step)
+                        compile_component(component, source, session, folder, take, phase.step)
                     )
                 finally:
                     shutil.rmtree(scratch)

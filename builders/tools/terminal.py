@@ -39,9 +39,9 @@ class Phase:
         self._pulse()
 
     def line(self, text: str) -> None:
-        """A line of output that is not counted; it only shows that work goes on."""
-        if not self.unit:
-            self.last = text
+        """A line of output; it shows that work goes on where nothing is counted yet."""
+        if not self.count or self.unit == "bytes":
+            self.last = text.strip()
         self._pulse()
 
     def _pulse(self) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from builders.tools import container, process, rootfs
+from builders.tools import apt, container, process, rootfs
+from builders.tools.cache import Cache
 from tests.conftest import ROOT, VERSION, leave_out
 
 MINUTES = 60
@@ -62,6 +63,14 @@ def test_dist_holds_what_is_promised(built: Path) -> None:
     ]  # fmt: skip
     result, text = process.capture(["sh", "-c", f"cd '{built}' && sha256sum -c SHA256SUMS"])
     assert result.ok, text
+
+
+def test_dist_names_no_mirror_and_no_place_of_this_machine(clone: Path, built: Path) -> None:
+    hosts = {uri.split("/")[2] for uri in apt.mirrors(os.environ).values()}
+    places = {str(clone), str(Cache.default(os.environ).root)}
+    for path in built.iterdir():
+        content = path.read_bytes()
+        assert not [word for word in hosts | places if word.encode() in content], path
 
 
 def test_kubelet_says_exactly_its_version(built: Path) -> None:
