@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 unforeseen, 2 usage, 3 unknown release, 4 machine lacks so
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent
 DIST = "dist"
+#: Bytes; no engine starts a container with less than 6 MB, no compiler lives in less than this.
+LEAST_MEMORY = 64 << 20
 
 
 @task(
@@ -249,12 +252,12 @@ def pins(_: Context, write: bool = False) -> None:
         "select": "only tests whose names match (pytest -k)",
     }
 )
-def test(c: Context, everything: bool = False, level: str = "", select: str = "") -> None:
+def test(_: Context, everything: bool = False, level: str = "", select: str = "") -> None:
     """Run the tests: unit and integration, or with --everything the real builds too.
 
     Exit codes: pytest's own, 2 usage.
     """
-    import shlex
+    from builders.tools import process
 
     levels = ("unit", "integration", "e2e")
     if level and level not in levels:
@@ -263,19 +266,15 @@ def test(c: Context, everything: bool = False, level: str = "", select: str = ""
     words = [_tool("pytest"), *(f"tests/{name}" for name in chosen)]
     words += ["--everything"] if everything else []
     words += ["-k", select] if select else []
-    with c.cd(str(ROOT)):
-        done = c.run(shlex.join(words), pty=sys.stdout.isatty(), warn=True, in_stream=False)
-    raise Exit(code=done.exited if done is not None else 1)
+    raise Exit(code=process.attached(words, cwd=ROOT))
 
 
 @task
-def lint(c: Context) -> None:
+def lint(_: Context) -> None:
     """Check style, types, import contracts, shell scripts and the lowest Python.
 
     Exit codes: 1 a check failed, 4 shellcheck is not installed.
     """
-    import shlex
-
     from builders.tools import process
 
     shellcheck = process.find("shellcheck")
@@ -290,12 +289,9 @@ def lint(c: Context) -> None:
         [_tool("vermin"), "--no-tips", "--target=3.10-", "--violations", "tasks.py", "builders"],
         [shellcheck, *scripts],
     )  # fmt: skip
-    failed = []
-    with c.cd(str(ROOT)):
-        for command in commands:
-            done = c.run(shlex.join(command), warn=True, in_stream=False)
-            if done is None or not done.ok:
-                failed.append(Path(command[0]).name)
+    failed = [
+        Path(command[0]).name for command in commands if process.attached(command, cwd=ROOT) != 0
+    ]
     if failed:
         raise Exit(f"lint: {', '.join(failed)} found something", code=1)
 
@@ -329,10 +325,15 @@ def _bytes(text: str) -> int | None:
 
     if not text:
         return None
-    match = re.fullmatch(r"(\d+)([mg])", text.lower())
-    if match is None:
-        raise UsageError(f"{text!r} is not a size", place="--memory", next_step="write 4g or 900m")
-    return int(match[1]) << (20 if match[2] == "m" else 30)
+    match = re.fullmatch(r"(\d{1,6})([mg])", text.lower())
+    size = int(match[1]) << (20 if match[2] == "m" else 30) if match else 0
+    if size < LEAST_MEMORY:
+        raise UsageError(
+            f"{text!r} is not a size of at least {LEAST_MEMORY >> 20}m",
+            place="--memory",
+            next_step="write 4g or 900m",
+        )
+    return size
 
 
 def _cores(text: str) -> float | None:
@@ -344,8 +345,12 @@ def _cores(text: str) -> float | None:
         count = float(text)
     except ValueError:
         count = 0
-    if not 0 < count <= 1024:
-        raise UsageError(f"{text!r} is not a count of cores", place="--cpus", next_step="write 2")
+    if not 0.1 <= count <= 1024:
+        raise UsageError(
+            f"{text!r} is not a count of cores from 0.1 to 1024",
+            place="--cpus",
+            next_step="write 2",
+        )
     return count
 
 
@@ -358,7 +363,7 @@ def _cache() -> Cache:
 @contextmanager
 def _terminal() -> Iterator[Terminal]:
     """A terminal, and the way from errors and signals to exit codes."""
-    from builders.errors import INTERRUPTED_EXIT_CODE, NokmemError
+    from builders.errors import INTERRUPTED_EXIT_CODE, MachineError, NokmemError
     from builders.tools.terminal import Terminal
 
     terminal = Terminal(ci=bool(os.environ.get("CI")))
@@ -367,12 +372,19 @@ def _terminal() -> Iterator[Terminal]:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+            signal.signal(number, interrupt)
     try:
         yield terminal
     except NokmemError as error:
         terminal.error(error.kind, error.fact, error.place, error.next_step, error.detail)
         raise Exit(code=error.exit_code) from error
+    except OSError as error:
+        place = str(error.filename or error.strerror)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some room" if full else "look at the owner and the rights of that place"
+        terminal.error("machine", error.strerror or str(error), place, advice, ())
+        raise Exit(code=MachineError.exit_code) from error
     except KeyboardInterrupt as error:
         terminal.error("interrupted", str(error) or "SIGINT", "", "run the same command again", ())
         raise Exit(code=INTERRUPTED_EXIT_CODE) from error

@@ -16,6 +16,7 @@ from builders.model.releases import DATA, Facts, load_toml
 from builders.steps import checks, contents, examine, manifest, pins, sources, toolchain
 from builders.steps.checks import Expected
 from builders.steps.compile import OnOutput, compile_component
+from builders.steps.contents import Row
 from builders.tools import apt, container, rootfs
 from builders.tools.builder import Builder, Limits
 from builders.tools.cache import Cache
@@ -56,12 +57,11 @@ def build(
     """
     decided = plan(request)
     provider = sources.Debian(cache, environment)
-    place = hashlib.sha256(bytes(dist.absolute() / decided.name)).hexdigest()[:16]
     with ExitStack() as stack:
         builder = choose(options.builder, cache, terminal)
         stack.callback(builder.close)
         stack.enter_context(cache.lock(IN_USE, shared=True))
-        stack.enter_context(cache.lock(f"dist-{place}", wait=False))
+        stack.enter_context(manifest.hold(dist, decided.name))
         builder.sweep()
         folder = manifest.staging(dist, decided.name)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -80,7 +80,8 @@ def build(
             raise
         log.flush()
         with terminal.phase("prove"):
-            report = checks.prove(_expected(decided, binaries), decided.target)
+            items = [(binary, _expect(decided, binary.name, binary.sha256)) for binary in binaries]
+            report = checks.prove(items, decided.target)
         manifest.write_plan_and_report(folder, decided, report)
         if not report.passed:
             _keep_log(folder, dist, decided, terminal)
@@ -92,21 +93,28 @@ def build(
 def verify(folder: Path) -> tuple[Manifest, CheckReport]:
     """Ask every binary of a dist folder everything again.
 
-    A control ("stock") is read as a claim to be nokmem and so fails: it must never pass for
-    the real thing.
+    What a binary must be comes from the project's own facts of that release, not from the
+    folder. A control ("stock") is held to be nokmem and so fails: it must never pass for the
+    real thing.
     """
     described = manifest.read(folder)
-    target = Facts().targets.get(str(described.data["target"]))
-    if target is None:
-        raise UsageError(f"unknown target {described.data['target']!r}", place=str(folder))
+    decided = plan(BuildRequest(described.kubernetes, target=str(described.data["target"])))
+    rows = {row["name"]: row for row in described.data["binaries"]}
+    names = {component.name for component in decided.components}
+    if set(rows) != names:
+        raise ProofError(
+            f"the manifest has {', '.join(sorted(rows))}; a build has {', '.join(sorted(names))}",
+            place=str(folder),
+            next_step="build this version again",
+        )
     items = [
         (
-            Binary(row["name"], folder / row["name"], row["size"], row["sha256"]),
-            Expected(row["name"], row["linking"], "nokmem", tuple(row["prints"]), row["sha256"]),
+            Binary(name, folder / name, row["size"], row["sha256"]),
+            _expect(decided, name, row["sha256"]),
         )
-        for row in described.data["binaries"]
+        for name, row in sorted(rows.items())
     ]
-    return described, checks.prove(items, target)
+    return described, checks.prove(items, decided.target)
 
 
 def doctor(cache: Cache, dist: Path, environment: Mapping[str, str]) -> tuple[examine.Finding, ...]:
@@ -122,11 +130,25 @@ def relock(environment: Mapping[str, str]) -> tuple[Path, str]:
     facts = load_toml(DATA / "debian/bullseye.toml")
     with Downloader(apt.proxies(environment)) as downloader:
         archive = apt.Archive(downloader, mirrors, keyring)
-        return DATA / "debian/bullseye.lock.toml", pins.lock_text(archive, facts, mirrors, keyring)
+        return DATA / "debian/bullseye.lock.toml", pins.lock_text(archive, facts, keyring)
 
 
-def cache_rows(cache: Cache) -> tuple[contents.Row, ...]:
+def cache_rows(cache: Cache) -> tuple[Row, ...]:
     """Everything the cache and, where one answers, the engine hold of ours."""
+    with _present(cache) as builders:
+        return _rows(cache, builders)
+
+
+def prune(cache: Cache, *, everything: bool, dry_run: bool) -> tuple[Row, ...]:
+    """Remove what no release of today's data needs, or everything; returns what went, or with
+    `dry_run` what would. What an engine holds in use stays. BusyError while a build is running.
+    """
+    with cache.lock(IN_USE, wait=False), _present(cache) as builders:
+        doomed = tuple(row for row in _rows(cache, builders) if everything or not row.needed)
+        return doomed if dry_run else contents.remove(doomed, cache, builders)
+
+
+def _rows(cache: Cache, builders: Iterable[Builder]) -> tuple[Row, ...]:
     facts, recipe = Facts(), recipe_sha256(RECIPE)
     plans = [
         resolve(BuildRequest(version), facts, recipe_sha256=recipe) for version in facts.releases
@@ -134,27 +156,12 @@ def cache_rows(cache: Cache) -> tuple[contents.Row, ...]:
     files = {row["sha256"] for p in plans for c in p.components for row in c.source.files}
     files |= {row["sha256"] for p in plans for row in p.toolchain.packages}
     files |= {p.toolchain.debootstrap["sha256"] for p in plans}
-    with _present(cache) as builders:
-        return contents.rows(cache, files, {p.toolchain.key for p in plans}, builders)
-
-
-def prune(cache: Cache, *, everything: bool, dry_run: bool) -> tuple[contents.Row, ...]:
-    """Remove what no release of today's data needs, or everything; returns what went.
-
-    BusyError while a build is running.
-    """
-    with cache.lock(IN_USE, wait=False), _present(cache) as builders:
-        for builder in builders:
-            builder.sweep()
-        doomed = tuple(row for row in cache_rows(cache) if everything or not row.needed)
-        if not dry_run:
-            contents.remove(doomed, cache, builders)
-        return doomed
+    return contents.rows(cache, files, {p.toolchain.key for p in plans}, builders)
 
 
 @contextmanager
-def _present(cache: Cache) -> Iterator[list[container.ContainerBuilder | rootfs.Rootfs]]:
-    found: list[container.ContainerBuilder | rootfs.Rootfs] = []
+def _present(cache: Cache) -> Iterator[list[Builder]]:
+    found: list[Builder] = []
     if container.why_not() is None:
         found.append(container.ContainerBuilder(cache))
     if rootfs.why_not() is None:
@@ -198,14 +205,15 @@ def proof_error(report: CheckReport, place: str) -> ProofError:
 
 
 def recipe_sha256(folder: Path) -> str:
-    """One hash over the names and contents of a recipe folder's files."""
+    """One hash over the files of a toolchain's recipe."""
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    for name in ("Dockerfile", "bootstrap.sh"):
+        body = (folder / name).read_bytes()
+        digest.update(f"{name}\0{len(body)}\0".encode() + body)
     return digest.hexdigest()
 
 
-def _fetch(decided: BuildPlan, provider: sources.Debian, terminal: Terminal) -> None:
+def _fetch(decided: BuildPlan, provider: sources.Provider, terminal: Terminal) -> None:
     files = [row for component in decided.components for row in component.source.files]
     with terminal.phase("fetch sources", "bytes") as phase:
         provider.fetch(files, lambda count: phase.step(amount=count))
@@ -215,7 +223,7 @@ def _fetch(decided: BuildPlan, provider: sources.Debian, terminal: Terminal) -> 
 def _make_toolchain(
     decided: BuildPlan,
     builder: Builder,
-    provider: sources.Debian,
+    provider: sources.Provider,
     cache: Cache,
     terminal: Terminal,
     write: OnOutput,
@@ -242,7 +250,7 @@ def _make_toolchain(
 def _compile(
     decided: BuildPlan,
     builder: Builder,
-    provider: sources.Debian,
+    provider: sources.Provider,
     options: Options,
     cache: Cache,
     folder: Path,
@@ -271,21 +279,9 @@ def _compile(
     return binaries
 
 
-def _expected(decided: BuildPlan, binaries: Iterable[Binary]) -> list[tuple[Binary, Expected]]:
-    components = {component.name: component for component in decided.components}
-    return [
-        (
-            binary,
-            Expected(
-                binary.name,
-                components[binary.name].linking,
-                decided.variant,
-                components[binary.name].prints,
-                binary.sha256,
-            ),
-        )
-        for binary in binaries
-    ]
+def _expect(decided: BuildPlan, name: str, sha256: str) -> Expected:
+    component = next(component for component in decided.components if component.name == name)
+    return Expected(name, component.linking, decided.variant, component.prints, sha256)
 
 
 def _keep_log(folder: Path, dist: Path, decided: BuildPlan, terminal: Terminal) -> None:

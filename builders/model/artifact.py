@@ -30,17 +30,20 @@ class SourceTree:
 
 @dataclass(frozen=True)
 class Binary:
-    """A binary as it came out of a builder. `size` is in bytes."""
+    """A binary as it came out of a builder. `size` is in bytes; `says` are the lines of its
+    `--version`, if it was asked where it was built."""
 
     name: str
     path: Path
     size: int
     sha256: str
+    says: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question asked of one binary. `found` is what was seen, `next_step` what would help."""
+    """One question asked of one binary. `found` is what was seen, `next_step` what would help
+    if it failed."""
 
     binary: str
     name: str
@@ -64,9 +67,12 @@ class CheckReport:
         return tuple(check for check in self.checks if not check.passed)
 
     def to_json(self) -> str:
-        return _json(
-            {"passed": self.passed, "checks": [dataclasses.asdict(c) for c in self.checks]}
-        )
+        """Sorted JSON; a next step stands only beside a failure."""
+        rows = [dataclasses.asdict(check) for check in self.checks]
+        for row in rows:
+            if row["passed"]:
+                del row["next_step"]
+        return _json({"passed": self.passed, "checks": rows})
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,6 @@ class Manifest:
     def kubernetes(self) -> str:
         return str(self.data["kubernetes"])
 
-    @property
-    def variant(self) -> str:
-        return str(self.data["variant"])
-
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """The manifest of a dist folder; ProofError where there is none or it is broken."""
@@ -98,7 +100,7 @@ class Manifest:
                 place=str(path),
                 next_step="give the folder that a build has made, such as dist/v1.20.2",
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ProofError(
                 f"the manifest cannot be read: {error}",
                 place=str(path),

@@ -23,6 +23,10 @@ from builders.model.releases import (
 )
 
 PLAN_SCHEMA = 1
+#: Version of the seed that steps/toolchain.py writes, and the id that compiles in it: both
+#: change a tree, so both are in its key.
+SEED = 1
+BUILDER_ID = 61000
 VARIANTS = ("nokmem", "stock")
 
 #: Where things are inside a builder. Fixed, so that no path of a machine reaches a binary.
@@ -178,6 +182,8 @@ def _source_plan(source: DebianSource, commit: str) -> SourcePlan:
 
 def _toolchain(toolchain: Toolchain, release: Release, recipe_sha256: str) -> ToolchainPlan:
     content = {
+        "seed": SEED,
+        "builder": BUILDER_ID,
         "recipe": recipe_sha256,
         "script": toolchain.script,
         "debootstrap": toolchain.debootstrap.sha256,

@@ -68,7 +68,8 @@ def compile_component(
             place=str(path),
             next_step="look at the disk that holds dist/, then build again",
         )
-    return Binary(component.name, path, path.stat().st_size, sha256)
+    says = session.run([component.output, "--version"], environment=component.environment)
+    return Binary(component.name, path, path.stat().st_size, sha256, says.tail)
 
 
 def _run(

@@ -26,8 +26,7 @@ MACHINE = "x86_64"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `needed` findings decide whether a build can work at all;
-    those of one `group` are alternatives, of which one is enough."""
+    """One thing looked at. Findings of one `group` are alternatives, of which one is enough."""
 
     name: str
     ok: bool
@@ -48,7 +47,7 @@ def examine(
         _program("gpgv", "checks the archives' signatures"),
         _program("setpriv", "runs a binary's --version without root's rights"),
         _keyring(environment),
-        *(_suite(suite, environment) for suite in suites),
+        *_suites(suites, environment),
         _disk("disk of the cache", cache.root, CACHE_NEEDS),
         _disk("disk of dist", dist, DIST_NEEDS),
         _memory(),
@@ -101,22 +100,27 @@ def _keyring(environment: Mapping[str, str]) -> Finding:
         return Finding("archive keyring", False, f"none at {error.place}", error.next_step)
 
 
-def _suite(suite: str, environment: Mapping[str, str]) -> Finding:
-    name = f"source {suite}"
-    mirrors = apt.mirrors(environment)
-    archive = apt.archive_of(suite)
-    hint = f"set {apt.MIRROR_VARIABLES[archive]} to a mirror of the {archive} archive"
-    if archive not in mirrors:
-        return Finding(name, False, "no mirror is known to this machine", hint)
-    url = f"{mirrors[archive]}/dists/{suite}/InRelease"
+def _suites(suites: Iterable[str], environment: Mapping[str, str]) -> list[Finding]:
+    """Whether a mirror of each suite answers with a good signature."""
+    found = []
     with Downloader(apt.proxies(environment)) as downloader:
-        problem = downloader.answers(url)
-    return Finding(name, problem is None, f"{problem or 'answers'}: {redacted(url)}", hint)
+        for suite in suites:
+            hint = f"set {apt.MIRROR_VARIABLES[apt.archive_of(suite)]} to the URL of a mirror"
+            try:
+                archive = apt.Archive(
+                    downloader, apt.mirrors(environment), apt.keyring(environment)
+                )
+                words = f"signed, at {redacted(archive.url(suite, ''))}"
+                found.append(Finding(f"source {suite}", True, words))
+            except NokmemError as error:
+                words = f"{error.fact}: {error.place}"
+                found.append(Finding(f"source {suite}", False, words, error.next_step or hint))
+    return found
 
 
 def _disk(name: str, folder: Path, needs: int) -> Finding:
     place = folder.absolute()
-    while not place.exists():
+    while not os.access(place, os.X_OK) and place != place.parent:
         place = place.parent
     free = shutil.disk_usage(place).free
     return Finding(

@@ -1,7 +1,7 @@
 """Binaries and report -> a dist folder, and back: what stands in one, declared and compared.
 
-A folder is written beside its place and exchanged with the earlier one in a single rename, so
-there is never a moment without a whole one.
+A folder is written beside its place and exchanged with the earlier one in a single rename,
+where the filesystem can do that; elsewhere in two.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,27 @@ from builders.model.artifact import (
     Manifest,
 )
 from builders.model.plan import BuildPlan
-from builders.tools.cache import sha256_of
+from builders.tools.cache import locked, sha256_of
 
 SCHEMA_FILE = Path(__file__).parents[1] / "model/manifest.schema.json"
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
+
+
+@contextmanager
+def hold(dist: Path, name: str) -> Iterator[None]:
+    """Keep the place of dist/<name> to this run; BusyError where another run has it."""
+    try:
+        dist.mkdir(parents=True, exist_ok=True)
+        file = (dist / f".{name}.lock").open("a")
+    except OSError as error:
+        raise MachineError(
+            f"dist cannot be written: {error.strerror}",
+            place=str(dist),
+            next_step="give another folder with --dist",
+        ) from error
+    with file, locked(file, f"{dist / name}", wait=False):
+        yield
 
 
 def staging(dist: Path, name: str) -> Path:
@@ -47,14 +64,7 @@ def staging(dist: Path, name: str) -> Path:
     for rubbish in dist.glob(f".{name}.*.partial"):
         shutil.rmtree(rubbish)
     path = dist / f".{name}.{secrets.token_hex(4)}.partial"
-    try:
-        path.mkdir(parents=True)
-    except OSError as error:
-        raise MachineError(
-            f"dist cannot be written: {error.strerror}",
-            place=str(dist),
-            next_step="give another folder with --dist",
-        ) from error
+    path.mkdir(parents=True)
     return path
 
 
@@ -122,9 +132,15 @@ def put_in_place(folder: Path, dist: Path, plan: BuildPlan, manifest: Manifest) 
         with path.open("rb") as file:
             os.fsync(file.fileno())
     place = dist / plan.name
-    if not place.exists():
+    if not os.path.lexists(place):
         folder.rename(place)
         return place
+    if place.is_symlink() or not place.is_dir():
+        raise MachineError(
+            "what stands in the place of the result is not a folder",
+            place=str(place),
+            next_step="move it away, then build again",
+        )
     _exchange(folder, place)
     shutil.rmtree(folder)
     return place
@@ -150,10 +166,10 @@ def read(folder: Path) -> Manifest:
             place=str(folder / MANIFEST),
             next_step="build this version again",
         ) from error
-    binaries = {row["name"] for row in manifest.data["binaries"]}
+    binaries = {row["name"]: row["sha256"] for row in manifest.data["binaries"]}
     logs = set(manifest.data["logs"])
     files: Mapping[str, Any] = manifest.data["files"]
-    declared = binaries | logs | set(files) | {MANIFEST, SUMS}
+    declared = set(binaries) | logs | set(files) | {MANIFEST, SUMS}
     present = {path.name for path in folder.iterdir()}
     _refuse(declared - present, "missing", folder)
     _refuse(present - declared, "not declared by the manifest", folder)
@@ -161,11 +177,16 @@ def read(folder: Path) -> Manifest:
             "not a plain file", folder)  # fmt: skip
     changed = {name for name, row in files.items() if sha256_of(folder / name) != row["sha256"]}
     _refuse(changed, "changed since the build", folder)
+    sized = {row["name"]: row["size"] for row in manifest.data["binaries"]}
+    sized |= {name: row["size"] for name, row in files.items()}
+    odd = {name for name, size in sized.items() if (folder / name).stat().st_size != size}
+    _refuse(odd, "not of the size that the manifest says", folder)
     _refuse(_sums_differences(folder, declared - {SUMS}, binaries), f"not as {SUMS} says", folder)
     return manifest
 
 
-def _sums_differences(folder: Path, declared: set[str], binaries: set[str]) -> set[str]:
+def _sums_differences(folder: Path, declared: set[str], binaries: Mapping[str, str]) -> set[str]:
+    """Names that SHA256SUMS lists otherwise; of a binary, otherwise than the manifest does."""
     listed = {}
     for line in (folder / SUMS).read_text(errors="replace").splitlines():
         digest, _, name = line.partition("  ")
@@ -173,8 +194,8 @@ def _sums_differences(folder: Path, declared: set[str], binaries: set[str]) -> s
     wrong = set(listed) ^ declared
     return wrong | {
         name
-        for name in declared & set(listed) - binaries
-        if sha256_of(folder / name) != listed[name]
+        for name in declared & set(listed)
+        if listed[name] != (binaries.get(name) or sha256_of(folder / name))
     }
 
 

@@ -17,9 +17,7 @@ HEAD = """\
 """
 
 
-def lock_text(
-    archive: apt.Archive, facts: Mapping[str, Any], mirrors: Mapping[str, str], keyring: Path
-) -> str:
+def lock_text(archive: apt.Archive, facts: Mapping[str, Any], keyring: Path) -> str:
     """The lock for data/debian/<release>.toml, resolved by apt against the signed archives.
 
     `facts` is that file's content. The rows come in the order of package names.
@@ -34,9 +32,8 @@ def lock_text(
     with tempfile.TemporaryDirectory(prefix="nokmem-pins-") as folder:
         required, toolchain, *sources = apt.solve(
             Path(folder),
-            mirrors,
+            {suite: archive.url(suite, "") for suite in suites},
             keyring,
-            suites,
             [essential, essential + sorted(facts["packages"])]
             + [names for _, _, names in wanted_sources],
         )

@@ -23,9 +23,15 @@ from debian.arfile import ArFile
 from debian.deb822 import Deb822, Release
 from debian.debfile import DebFile
 
-from builders.errors import IntegrityError, MachineError, UnavailableError
+from builders.errors import (
+    IntegrityError,
+    MachineError,
+    NokmemError,
+    UnavailableError,
+    UsageError,
+)
 from builders.tools import process
-from builders.tools.download import Downloader, redacted
+from builders.tools.download import Downloader, is_url, redacted
 
 ARCHIVES = ("debian", "debian-security")
 MIRROR_VARIABLES = {
@@ -40,11 +46,12 @@ KEYRINGS = (
 )
 KEYRING_HINT = (
     "apt-get install debian-archive-keyring   (Debian, Ubuntu)   |   "
-    f"dnf install epel-release debian-keyring   (EL)   |   or set {KEYRING_VARIABLE}"
+    f"dnf install epel-release && dnf install debian-keyring   (EL)   |   or set {KEYRING_VARIABLE}"
 )
 #: Names by which apt configurations refer to Debian's own suites.
 SUITES = re.compile(
-    r"(buster|bullseye|bookworm|trixie|forky|duke|sid|unstable|testing|(old){0,2}stable)(-[\w-]+)?/?"
+    r"(buster|bullseye|bookworm|trixie|forky|duke|sid|unstable|testing|(old){0,2}stable)"
+    r"(-updates|-security|-backports)?/?"
 )
 RELEASE_LIMIT = 4 << 20
 INDEX_LIMIT = 200 << 20
@@ -69,16 +76,30 @@ def archive_of(suite: str) -> str:
     return "debian-security" if suite.endswith("-security") else "debian"
 
 
-def mirrors(environment: Mapping[str, str], folder: Path = Path("/etc/apt")) -> dict[str, str]:
-    """archive -> URI, from the user's variables first, else the machine's apt configuration."""
-    found: dict[str, str] = {}
-    for uri, suite in _configured(folder):
-        if SUITES.fullmatch(suite) and uri.startswith(("http://", "https://")):
-            found.setdefault(archive_of(suite.rstrip("/")), uri.rstrip("/"))
+def mirrors(
+    environment: Mapping[str, str], folder: Path = Path("/etc/apt")
+) -> dict[str, tuple[str, ...]]:
+    """archive -> URIs to try, from the user's variable alone, else the machine's apt sources.
+
+    Other people's repositories carry Debian's suite names too, so several may be found; only a
+    signature tells which of them is the archive. UsageError where a variable is no URL.
+    """
+    found: dict[str, list[str]] = {archive: [] for archive in ARCHIVES}
+    for uri, suite, components in _configured(folder):
+        if SUITES.fullmatch(suite) and "main" in components and is_url(uri):
+            rows = found[archive_of(suite.rstrip("/"))]
+            rows += [uri.rstrip("/")] if uri.rstrip("/") not in rows else []
     for archive, variable in MIRROR_VARIABLES.items():
-        if environment.get(variable):
-            found[archive] = environment[variable].rstrip("/")
-    return found
+        if value := environment.get(variable):
+            if not is_url(value):
+                raise UsageError(
+                    "this is not the URL of a mirror (it is not shown: it may hold a password)",
+                    place=variable,
+                    next_step="write it as https://host/debian; quote special characters of a "
+                    "password as %xx",
+                )
+            found[archive] = [value.rstrip("/")]
+    return {archive: tuple(uris) for archive, uris in found.items()}
 
 
 def proxies(environment: Mapping[str, str]) -> dict[str, str]:
@@ -111,25 +132,23 @@ class Archive:
     """Debian's archives behind one set of mirrors, read through their signatures."""
 
     def __init__(
-        self, downloader: Downloader, mirrors_by_archive: Mapping[str, str], keyring_path: Path
+        self,
+        downloader: Downloader,
+        mirrors_by_archive: Mapping[str, tuple[str, ...]],
+        keyring_path: Path,
     ) -> None:
         self._downloader = downloader
         self._mirrors = mirrors_by_archive
+        self._chosen: dict[str, str] = {}
         self._keyring = keyring_path
         self._releases: dict[str, Mapping[str, str]] = {}
         self._indices: dict[tuple[str, str], str] = {}
         self._dates: dict[str, str] = {}
 
     def url(self, suite: str, path: str) -> str:
-        """Where a path of the suite's archive is on the mirror."""
-        archive = archive_of(suite)
-        if archive not in self._mirrors:
-            raise UnavailableError(
-                f"no mirror of the {archive} archive is known",
-                place="the machine's apt configuration and the environment",
-                next_step=f"set {MIRROR_VARIABLES[archive]} to the URL of a mirror",
-            )
-        return f"{self._mirrors[archive]}/{path}"
+        """Where a path of the suite's archive is, on the mirror whose signature was good."""
+        self._release(suite)
+        return f"{self._chosen[suite]}/{path}"
 
     def confirm(self, wanted: Iterable[Pinned]) -> None:
         """Check that the signed archives list every pinned file just as it is pinned."""
@@ -141,7 +160,7 @@ class Archive:
         index = "main/source/Sources" if area == "source" else f"main/{area}/Packages"
         where = f"{index} of {pin.suite}"
         offered: list[str] = []
-        for stanza in _stanzas(self._index(pin.suite, index), pin.package):
+        for stanza in _stanzas(self.index(pin.suite, index), pin.package):
             if stanza["Version"] != pin.version:
                 offered.append(stanza["Version"])
                 continue
@@ -164,16 +183,13 @@ class Archive:
             f"by {MIRROR_VARIABLES[archive_of(pin.suite)]}",
         )
 
-    def index(self, suite: str, name: str) -> str:
-        """The text of an index such as main/binary-amd64/Packages, its hash proven."""
-        return self._index(suite, name)
-
     def release_date(self, suite: str) -> str:
         """The Date of the suite's signed Release file."""
         self._release(suite)
         return self._dates[suite]
 
-    def _index(self, suite: str, name: str) -> str:
+    def index(self, suite: str, name: str) -> str:
+        """The text of an index such as main/binary-amd64/Packages, its hash proven."""
         if (suite, name) not in self._indices:
             sha256 = self._release(suite).get(f"{name}.xz")
             if sha256 is None:
@@ -193,19 +209,36 @@ class Archive:
         return self._indices[suite, name]
 
     def _release(self, suite: str) -> Mapping[str, str]:
+        """The hashes of a suite's indices, from the first mirror whose signature is good."""
+        archive = archive_of(suite)
+        problem: NokmemError = UnavailableError(
+            f"no mirror of the {archive} archive is known",
+            place="the machine's apt configuration and the environment",
+            next_step=f"set {MIRROR_VARIABLES[archive]} to the URL of a mirror",
+        )
+        for mirror in () if suite in self._releases else self._mirrors.get(archive, ()):
+            try:
+                self._read_release(suite, mirror)
+                break
+            except (IntegrityError, UnavailableError) as error:
+                problem = error
         if suite not in self._releases:
-            url = self.url(suite, f"dists/{suite}/InRelease")
-            text = self._signed_text(self._downloader.read(url, RELEASE_LIMIT), url)
-            release = Release(text)
-            if suite not in (release.get("Codename"), release.get("Suite")):
-                raise IntegrityError(
-                    f"this is the Release of {release.get('Codename')}, not of {suite}",
-                    place=redacted(url),
-                    next_step="check the mirror's address",
-                )
-            self._dates[suite] = release.get("Date", "")
-            self._releases[suite] = {row["name"]: row["sha256"] for row in release["SHA256"]}
+            raise problem
         return self._releases[suite]
+
+    def _read_release(self, suite: str, mirror: str) -> None:
+        url = f"{mirror}/dists/{suite}/InRelease"
+        text = self._signed_text(self._downloader.read(url, RELEASE_LIMIT), url)
+        release = Release(text)
+        if suite not in (release.get("Codename"), release.get("Suite")):
+            raise IntegrityError(
+                f"this is the Release of {release.get('Codename')}, not of {suite}",
+                place=redacted(url),
+                next_step="check the mirror's address",
+            )
+        self._dates[suite] = release.get("Date", "")
+        self._chosen[suite] = mirror
+        self._releases[suite] = {row["name"]: row["sha256"] for row in release["SHA256"]}
 
     def _signed_text(self, body: bytes, url: str) -> str:
         """The text that the signature covers, and nothing around it."""
@@ -290,20 +323,20 @@ def _listed_file(stanza: Deb822, pin: Pinned) -> tuple[int, str] | None:
     return None
 
 
-def _configured(folder: Path) -> Iterator[tuple[str, str]]:
-    """(URI, suite) of every enabled deb source in an apt configuration folder."""
+def _configured(folder: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """(URI, suite, components) of every enabled deb source in an apt configuration folder."""
     parts = folder / "sources.list.d"
     for path in [folder / "sources.list", *sorted(parts.glob("*.list"))]:
         for line in _lines(path):
-            match = re.match(r"\s*deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)", line)
+            match = re.match(r"\s*deb\s+(?:\[[^\]]*\]\s+)?(\S+)\s+(\S+)([^#]*)", line)
             if match:
-                yield match[1], match[2]
+                yield match[1], match[2], match[3].split()
     for path in sorted(parts.glob("*.sources")):
         for stanza in Deb822.iter_paragraphs(_lines(path)):
             if "deb" in stanza.get("Types", "").split() and stanza.get("Enabled", "yes") != "no":
                 for uri in stanza.get("URIs", "").split():
                     for suite in stanza.get("Suites", "").split():
-                        yield uri, suite
+                        yield uri, suite, stanza.get("Components", "").split()
 
 
 def _lines(path: Path) -> list[str]:
@@ -315,9 +348,8 @@ def _lines(path: Path) -> list[str]:
 
 def solve(
     folder: Path,
-    mirrors_by_archive: Mapping[str, str],
+    mirrors_by_suite: Mapping[str, str],
     keyring_path: Path,
-    suites: Iterable[str],
     requests: Iterable[Iterable[str]],
 ) -> list[list[tuple[str, str, str]]]:
     """What apt would install into an empty system, once for each request.
@@ -332,9 +364,8 @@ def solve(
     sources = folder / "etc/sources.list"
     sources.write_text(
         "".join(
-            f"deb [signed-by={keyring_path} arch=amd64] {mirrors_by_archive[archive_of(suite)]} "
-            f"{suite} main\n"
-            for suite in suites
+            f"deb [signed-by={keyring_path} arch=amd64] {mirror} {suite} main\n"
+            for suite, mirror in mirrors_by_suite.items()
         )
     )
     config = folder / "apt.conf"
@@ -348,7 +379,9 @@ def solve(
     environment = {"APT_CONFIG": str(config)}
     result, text = process.capture([apt_get, "update"], environment=environment, timeout=300)
     if not result.ok or re.search(r"^[EW]:", text, re.M):
-        raise UnavailableError("apt-get update failed", place=", ".join(suites), detail=result.tail)
+        raise UnavailableError(
+            "apt-get update failed", place=", ".join(mirrors_by_suite), detail=result.tail
+        )
     answers = []
     for names in requests:
         argv = [apt_get, "install", "--simulate", *names]

@@ -30,6 +30,17 @@ class Limits:
     cpus: float | None = None
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A thing that a builder keeps. `key` is the toolchain's, or its beginning, or "" where it
+    belongs to none; `size` in bytes."""
+
+    kind: str
+    name: str
+    size: int
+    key: str
+
+
 class Session(Protocol):
     """One build's room: empty at the start, gone at the end.
 
@@ -65,6 +76,12 @@ class Builder(Protocol):
 
     def sweep(self) -> int:
         """Remove what killed runs left behind; how many there were."""
+
+    def inventory(self) -> list[Kept]:
+        """What is kept: toolchains, Go caches, and what killed runs left."""
+
+    def discard(self, kept: Kept) -> bool:
+        """Remove one thing of the inventory; False where it is in use."""
 
     def has(self, key: str) -> bool:
         """Whether the toolchain is there, whole."""

@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from builders.errors import BusyError, MachineError
 
@@ -42,14 +43,39 @@ def size_of(path: Path) -> int:
     return total
 
 
+@contextmanager
+def locked(file: IO[str], name: str, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of an open file, exclusive unless `shared`; `name` is for the BusyError."""
+    try:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        raise BusyError(
+            f"another run is working on {name}",
+            place=str(file.name),
+            next_step=f"wait for it to end, or look for it with: fuser {file.name}",
+        ) from error
+    yield
+
+
 class Cache:
     """One cache folder, made on first use and owned by whoever made it."""
 
     @classmethod
     def default(cls, environment: Mapping[str, str]) -> Cache:
         """The user's cache: NOKMEM_CACHE, else nokmem below XDG_CACHE_HOME or ~/.cache."""
-        base = environment.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-        return cls(Path(environment.get("NOKMEM_CACHE") or Path(base, "nokmem")).absolute())
+        if environment.get("NOKMEM_CACHE"):
+            return cls(Path(environment["NOKMEM_CACHE"]).absolute())
+        base = Path(
+            environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME", ""), ".cache")
+        )
+        if not base.is_absolute():
+            raise MachineError(
+                "there is no home folder to keep a cache in",
+                place="HOME",
+                next_step="set NOKMEM_CACHE to a folder of your own",
+            )
+        return cls(Path(base, "nokmem"))
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -78,6 +104,10 @@ class Cache:
         """Where the file with this content is, or would be."""
         return self.root / "files" / sha256
 
+    def files(self) -> list[Path]:
+        """Every whole file in the cache."""
+        return sorted(p for p in (self.root / "files").glob("*") if not p.name.startswith("."))
+
     def holds(self, sha256: str) -> bool:
         """Whether the file is here and still has that content; a damaged one is removed."""
         path = self.file(sha256)
@@ -89,43 +119,50 @@ class Cache:
         return False
 
     def tree(self, key: str) -> Path:
-        return self.root / "trees" / key
+        """Where the tree of a toolchain is, or would be."""
+        return self._private("trees") / key
 
     def go(self, key: str) -> Path:
-        return self.root / "go" / key
+        """Where Go's build cache for a toolchain is, or would be."""
+        return self._private("go") / key
+
+    def _private(self, name: str) -> Path:
+        """A folder that nobody else may enter: trees hold old setuid programs."""
+        path = self.root / name
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
 
     @contextmanager
     def lock(self, name: str, *, wait: bool = True, shared: bool = False) -> Iterator[None]:
         """Hold a lock, exclusive unless `shared`; BusyError if it is taken and `wait` is false."""
         path = self.root / "locks" / re.sub(r"[^\w.-]", "_", name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            try:
-                kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-                fcntl.flock(file, kind | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError as error:
-                raise BusyError(
-                    f"another run is working on {name}",
-                    place=str(path),
-                    next_step="wait for it to end, or look for it with: fuser " + str(path),
-                ) from error
+        with path.open("a") as file, locked(file, name, wait=wait, shared=shared):
             yield
 
     @contextmanager
     def run_folder(self) -> Iterator[Path]:
         """A scratch folder; it outlives a killed run only until `abandoned` names it."""
         identity = secrets.token_hex(6)
-        path = self.root / "runs" / identity
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self._private("runs") / identity
         lock = path.with_suffix(".lock")
-        with lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._run_lock(lock):
             path.mkdir(mode=0o755)
             try:
                 yield path
             finally:
                 if not path.exists():
                     lock.unlink(missing_ok=True)
+
+    @contextmanager
+    def _run_lock(self, path: Path) -> Iterator[None]:
+        """Make and hold a run's lock; a sweep may have taken the file away in between."""
+        while True:
+            with path.open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                    yield
+                    return
 
     def is_running(self, run: str) -> bool:
         """Whether the run of that folder name still lives."""

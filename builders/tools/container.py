@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,12 +23,16 @@ from docker.types import Mount
 from docker.utils.socket import frames_iter
 
 from builders.errors import MachineError, NokmemError, ToolchainError
-from builders.tools.builder import BUILDER_ID, GO_CACHE, WORK, Limits
+from builders.tools.builder import BUILDER_ID, GO_CACHE, WORK, Kept, Limits
 from builders.tools.cache import Cache
 from builders.tools.process import TAIL_LINES, OnLine, Result
 
 LABEL = "io.nokmem"
+VOLUME = "nokmem-go-"
+#: Hex digits of a toolchain's key in the names of its image and its volume.
+KEY_LENGTH = 16
 CHUNK = 2 << 20
+CONFLICT = 409
 #: docker-py speaks nothing older; Docker 19.03 is the oldest with this API.
 MINIMUM_API = (1, 40)
 PROBE_TIMEOUT = 10
@@ -102,9 +105,10 @@ class ContainerBuilder:
                     tar.add(seed, "seed.tar")
                 with context.open("rb") as file:
                     self._build(key, file, on_line)
-                self._client.images.prune({"dangling": True, "label": f"{LABEL}.stage"})
             finally:
                 context.unlink(missing_ok=True)
+                with suppress(DockerException, requests.RequestException):
+                    self._client.images.prune({"dangling": True, "label": f"{LABEL}.stage"})
                 scratch.rmdir()
 
     def _build(self, key: str, context: io.BufferedReader, on_line: OnLine) -> None:
@@ -177,30 +181,39 @@ class ContainerBuilder:
                     container.remove(force=True, v=True)
                     count += 1
         for folder in self._cache.abandoned():
-            if not any(path.is_dir() for path in folder.iterdir()):  # else it is a rootfs room
-                shutil.rmtree(folder)
+            for path in folder.iterdir():
+                if path.is_file():
+                    path.unlink()
+            with suppress(OSError):  # a room of the embedded builder stays for it
+                folder.rmdir()
         return count
 
-    def inventory(self) -> list[tuple[str, str, int]]:
-        """(kind, name, bytes) of every image and volume made by this project."""
+    def inventory(self) -> list[Kept]:
         with _translated("listing images and volumes"):
             images = self._client.images.list(filters={"label": f"{LABEL}.toolchain"})
-            usage = self._client.df().get("Volumes") or []
+            volumes = self._client.df().get("Volumes") or []
             return [
-                ("image", tag, int(image.attrs["Size"])) for image in images for tag in image.tags
+                Kept("image", tag, int(image.attrs["Size"]), tag.rpartition(":")[2])
+                for image in images
+                for tag in image.tags
             ] + [
-                ("volume", row["Name"], int((row.get("UsageData") or {}).get("Size", 0)))
-                for row in usage
-                if row["Name"].startswith("nokmem-go-")
+                Kept("volume", row["Name"], int((row.get("UsageData") or {}).get("Size", 0)), key)
+                for row in volumes
+                if (key := row["Name"].removeprefix(VOLUME)) != row["Name"]
             ]
 
-    def discard(self, kind: str, name: str) -> None:
-        """Remove one row of the inventory; what is in use stays, with an error."""
-        with _translated(f"removing {kind} {name}"):
-            if kind == "image":
-                self._client.images.remove(name)
-            else:
-                self._client.volumes.get(name).remove()
+    def discard(self, kept: Kept) -> bool:
+        with _translated(f"removing {kept.kind} {kept.name}"):
+            try:
+                if kept.kind == "image":
+                    self._client.images.remove(kept.name)
+                else:
+                    self._client.volumes.get(kept.name).remove()
+            except APIError as error:
+                if error.status_code == CONFLICT:
+                    return False
+                raise
+            return True
 
 
 class ContainerSession:
@@ -266,11 +279,11 @@ class ContainerSession:
 
 
 def _image(key: str) -> str:
-    return f"nokmem/toolchain:{key[:16]}"
+    return f"nokmem/toolchain:{key[:KEY_LENGTH]}"
 
 
 def _volume(key: str) -> str:
-    return f"nokmem-go-{key[:16]}"
+    return f"{VOLUME}{key[:KEY_LENGTH]}"
 
 
 def _tar_stream(source: Path | bytes, name: str) -> Iterator[bytes]:
@@ -330,7 +343,7 @@ def _translated(doing: str) -> Iterator[None]:
             place=doing,
             next_step="look at the engine's log and its free disk space",
         ) from error
-    except (DockerException, requests.RequestException) as error:
+    except (DockerException, requests.RequestException, ConnectionError) as error:
         raise MachineError(
             "the engine went away", place=doing, next_step="start it and run the same command"
         ) from error

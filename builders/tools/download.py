@@ -29,11 +29,27 @@ ATTEMPTS = 4
 
 def redacted(url: str) -> str:
     """`url` without user name, password and query, for messages and logs."""
+    if not is_url(url):
+        return "(an address that cannot be shown)"
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.port:
         host = f"{host}:{parts.port}"
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def is_url(text: str) -> bool:
+    """Whether this is a well-formed http(s) URL, whose password, if any, is where one belongs."""
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and "@" not in parts.path + parts.query + parts.fragment
+            and (parts.port is None or parts.port > 0)
+        )
+    except ValueError:
+        return False
 
 
 class Downloader:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSection
+from elftools.elf.dynamic import DynamicSection, DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 from elftools.elf.sections import SymbolTableSection
@@ -30,7 +30,11 @@ class Elf:
 
 
 def read(path: Path) -> Elf | None:
-    """The ELF file's own account, or None where it is not a readable ELF file."""
+    """The ELF file's own account, or None where it is not a readable ELF file.
+
+    A file that a loader would link, but whose section headers do not say with what, is not
+    readable: nothing could be said of what it needs.
+    """
     try:
         with path.open("rb") as file:
             return _read(ELFFile(file))
@@ -40,19 +44,30 @@ def read(path: Path) -> Elf | None:
 
 def _read(elf: ELFFile) -> Elf:
     interpreter: str | None = None
+    asked: set[str] = set()
     for segment in elf.iter_segments():
         if isinstance(segment, InterpSegment):
             interpreter = segment.get_interp_name()
+        elif isinstance(segment, DynamicSegment):
+            asked |= {str(tag.entry.d_tag) for tag in segment.iter_tags()}
+    told: set[str] = set()
     needed: list[str] = []
     imports: list[str] = []
     versions: list[str] = []
     for section in elf.iter_sections():
         if isinstance(section, DynamicSection):
+            told |= {"DT_NEEDED", "DT_STRTAB"}
             needed += [str(cast(Any, tag).needed) for tag in section.iter_tags("DT_NEEDED")]
         elif isinstance(section, GNUVerNeedSection):
+            told.add("DT_VERNEED")
             versions += [aux.name for _, group in section.iter_versions() for aux in group]
         elif isinstance(section, SymbolTableSection) and section.name == ".dynsym":
+            told.add("DT_SYMTAB")
             imports += [symbol.name for symbol in section.iter_symbols() if _undefined(symbol)]
+    if asked & {"DT_NEEDED", "DT_STRTAB", "DT_SYMTAB", "DT_VERNEED"} - told or (
+        interpreter and not asked
+    ):
+        raise ValueError("the loader would read what the section headers do not tell")
     return Elf(
         machine=str(elf["e_machine"]),
         interpreter=interpreter,

@@ -92,12 +92,10 @@ def run(
     argv: Sequence[str],
     *,
     environment: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
     on_line: OnLine | None = None,
     stdin: IO[bytes] | None = None,
     stdout: IO[bytes] | None = None,
     timeout: float | None = None,
-    pass_fds: Sequence[int] = (),
 ) -> Result:
     """Run a program to its end.
 
@@ -113,9 +111,7 @@ def run(
         stdout=stdout if stdout is not None else subprocess.PIPE,
         stderr=subprocess.PIPE if stdout is not None else subprocess.STDOUT,
         env={**BASE_ENVIRONMENT, **(environment or {})},
-        cwd=cwd,
         start_new_session=True,
-        pass_fds=pass_fds,
     )
     stream = process.stderr if stdout is not None else process.stdout
     assert stream is not None
@@ -147,14 +143,16 @@ def capture(
     *,
     environment: Mapping[str, str] | None = None,
     timeout: float = 60,
-    pass_fds: Sequence[int] = (),
 ) -> tuple[Result, str]:
     """Run a short program and return its whole output (stdout and stderr together)."""
     lines: list[str] = []
-    result = run(
-        argv, environment=environment, on_line=lines.append, timeout=timeout, pass_fds=pass_fds
-    )
+    result = run(argv, environment=environment, on_line=lines.append, timeout=timeout)
     return result, "\n".join(lines)
+
+
+def attached(argv: Sequence[str], *, cwd: Path) -> int:
+    """Run a developer's tool on this very terminal, with its environment; the exit code."""
+    return subprocess.run(argv, cwd=cwd, stdin=subprocess.DEVNULL, check=False).returncode
 
 
 def _communicate(process: subprocess.Popen[bytes], timeout: float) -> tuple[bytes, bytes]:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from builders.errors import MachineError, ToolchainError, UsageError
 from builders.tools import process
-from builders.tools.builder import BUILDER_ID, WORK, Limits
-from builders.tools.cache import Cache
+from builders.tools.builder import BUILDER_ID, WORK, Kept, Limits
+from builders.tools.cache import Cache, size_of
 from builders.tools.process import OnLine, Result
 
 ENTER = Path(__file__).with_name("rootfs-enter.sh")
@@ -94,11 +94,11 @@ class Rootfs:
                         detail=result.tail,
                     )
                 self._outside(["touch", str(root / COMPLETE)], on_line)
-                self.discard(tree)
+                self._remove(tree)
                 tree.parent.mkdir(parents=True, exist_ok=True)
                 root.rename(tree)
             finally:
-                self.discard(scratch)
+                self._remove(scratch)
 
     @contextmanager
     def start(self, key: str, limits: Limits, *, keep: bool = False) -> Iterator[RootfsSession]:
@@ -117,16 +117,22 @@ class Rootfs:
             self._outside(["chown", owner, str(work), str(go)], lambda _: None)
             prefix = self._enter(self._cache.tree(key), work, go)
             if limits.cpus is not None:
-                count = max(1, int(limits.cpus))
+                count = int(limits.cpus)
+                if count != limits.cpus:
+                    raise UsageError(
+                        f"the embedded builder cannot give {limits.cpus:g} cores",
+                        place="--cpus",
+                        next_step="write a whole number, or use --builder container",
+                    )
                 cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))[:count])
                 prefix = [process.require("taskset", "to limit cores"), "-c", cpus, *prefix]
             try:
                 yield RootfsSession(prefix)
             finally:
                 if not keep:
-                    self.discard(scratch)
+                    self._remove(scratch)
 
-    def discard(self, path: Path) -> None:
+    def _remove(self, path: Path) -> None:
         """Remove a folder, whichever subordinate ids own what is in it."""
         if not path.exists():
             return
@@ -137,12 +143,28 @@ class Rootfs:
         if path.exists():
             raise MachineError(f"cannot be removed: {path}", place=str(path))
 
+    def inventory(self) -> list[Kept]:
+        found = [
+            Kept(kind, path.name, size_of(path), path.name)
+            for kind, folder in (("tree", "trees"), ("go", "go"))
+            for path in sorted((self._cache.root / folder).glob("*"))
+        ]
+        runs = [Kept("run", path.name, size_of(path), "") for path in self._cache.abandoned()]
+        return found + runs
+
+    def discard(self, kept: Kept) -> bool:
+        folders = {"tree": "trees", "go": "go", "run": "runs"}
+        path = self._cache.root / folders[kept.kind] / kept.name
+        _end_commands_in(path)
+        self._remove(path)
+        return True
+
     def sweep(self) -> int:
         """Remove what killed runs left behind; the count of their folders."""
         count = 0
         for folder in self._cache.abandoned():
             _end_commands_in(folder)
-            self.discard(folder)
+            self._remove(folder)
             count += 1
         return count
 
@@ -230,7 +252,10 @@ def _unshare() -> list[str]:
 
 
 def _check_subordinate_ids() -> None:
-    user = pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        user = str(os.geteuid())
     for path in (Path("/etc/subuid"), Path("/etc/subgid")):
         text = path.read_text() if path.is_file() else ""
         match = re.search(rf"^(?:{re.escape(user)}|{os.geteuid()}):\d+:(\d+)$", text, re.M)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,10 +22,12 @@ from builders.steps import checks
 from builders.steps.checks import Expected
 from builders.steps.compile import compile_component
 from builders.steps.sources import Debian
+from builders.tools import confined, process
 from builders.tools.builder import Builder, Limits, Session
 from builders.tools.cache import Cache, sha256_of
 from builders.tools.rootfs import Rootfs
 from builders.tools.terminal import Terminal
+from tests.conftest import ROOT
 
 TARGET = Facts().targets["el7"]
 Compile = Callable[[Builder, ComponentPlan, str], Binary]
@@ -72,7 +77,9 @@ def expected(plan: BuildPlan, sha256: str) -> Expected:
 
 
 def prove(binary: Binary, plan: BuildPlan) -> CheckReport:
-    return checks.prove([(binary, expected(plan, binary.sha256))], TARGET)
+    """Ask everything as `verify` does, --version included."""
+    asked_again = dataclasses.replace(binary, says=None)
+    return checks.prove([(asked_again, expected(plan, binary.sha256))], TARGET)
 
 
 def failed(report: CheckReport) -> set[str]:
@@ -110,9 +117,56 @@ def test_a_flipped_byte_is_rejected(nokmem: Binary, plan: BuildPlan, tmp_path: P
 
 def test_another_version_is_rejected(nokmem: Binary, plan: BuildPlan) -> None:
     other = dataclasses.replace(expected(plan, nokmem.sha256), prints=("runc version 9",))
-    report = checks.prove([(nokmem, other)], TARGET)
-    assert failed(report) == {"version"}
-    assert "runc version 1.0.0-rc93" in report.failures[0].found
+    for binary in (nokmem, dataclasses.replace(nokmem, says=None)):
+        report = checks.prove([(binary, other)], TARGET)
+        assert failed(report) == {"version"}
+        assert "runc version 1.0.0-rc93" in report.failures[0].found
+
+
+def test_what_cannot_be_executed_is_rejected(
+    nokmem: Binary, plan: BuildPlan, tmp_path: Path
+) -> None:
+    shutil.copyfile(nokmem.path, tmp_path / "runc")
+    report = prove(dataclasses.replace(nokmem, path=tmp_path / "runc"), plan)
+    assert [check.found for check in report.failures] == ["not executable"]
+
+
+def test_an_elf_file_that_hides_what_it_needs_is_rejected(plan: BuildPlan, tmp_path: Path) -> None:
+    """Without section headers it still runs, but nobody can say with which libraries."""
+    content = bytearray(Path(sys.executable).resolve().read_bytes())
+    content[0x28:0x30] = bytes(8)  # e_shoff
+    content[0x3C:0x40] = bytes(4)  # e_shnum, e_shstrndx
+    (tmp_path / "runc").write_bytes(content)
+    (tmp_path / "runc").chmod(0o755)
+    result, _ = process.capture([str(tmp_path / "runc"), "-c", "pass"])
+    assert result.ok, "the premise: the loader does not mind"
+    report = prove(Binary("runc", tmp_path / "runc", 1, sha256_of(tmp_path / "runc")), plan)
+    assert report.failures[-1].found == "not a readable ELF file"
+
+
+HOSTILE = ROOT / "tests/data/hostile.c"
+
+
+def test_a_hostile_program_is_confined_and_outlives_nothing(
+    session: Session, tmp_path: Path
+) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener:
+        port = str(listener.getsockname()[1]).encode()
+        session.put(HOSTILE.read_bytes().replace(b"PORT)", port + b")"), "/build/c/main.c")
+        environment = {"PATH": "/usr/bin", "TMPDIR": "/build/c"}
+        argv = ["gcc", "-static", "-w", "-o", "/build/c/out", "/build/c/main.c"]
+        assert session.run(argv, environment=environment).ok
+        binary = fetched(session, "/build/c/out", tmp_path)
+        result, text = confined.run(binary.path, ["--version"], timeout=20)
+    assert result.ok, text
+    answers = dict(line.split() for line in text.splitlines())
+    assert set(answers) == {"read", "see", "write-usr", "write-root", "connect", "chroot"}
+    assert set(answers.values()) == {"refused"}
+    mark = str(binary.path).encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            assert mark not in path.read_bytes() and b"/binary" not in path.read_bytes()
 
 
 def go(session: Session, plan: BuildPlan, *words: str, **environment: str) -> None:
@@ -170,7 +224,7 @@ def test_a_runc_that_would_die_of_el7s_libseccomp_is_rejected(
     binary = compile_runc(rootfs_builder, dynamic, plan.toolchain.key)
     item = dataclasses.replace(expected(plan, binary.sha256), linking="dynamic")
     report = checks.prove([(binary, item)], TARGET)
-    assert failed(report) == {"libseccomp", "version"}
+    assert failed(report) == {"libseccomp"}
     assert "seccomp_api_get" in report.failures[0].found
 
 
@@ -193,7 +247,7 @@ def test_another_cache_and_folder_give_the_same_bytes(
     (other.root / "trees").symlink_to(cache.root / "trees")
     builder = Rootfs(other)
     assert compile_runc(builder, runc_of(plan), plan.toolchain.key).sha256 == nokmem.sha256
-    builder.discard(other.go(plan.toolchain.key))
+    builder._remove(other.go(plan.toolchain.key))
 
 
 @pytest.fixture
@@ -228,6 +282,7 @@ def test_a_failed_build_leaves_the_earlier_one_whole(
 ) -> None:
     only_runc(plan)
     place = build(tmp_path, cache)
+    assert pipeline.verify(place)[1].passed
     before = {path.name: sha256_of(path) for path in place.iterdir()}
 
     broken = dataclasses.replace(runc_of(plan), command=("go", "build", "no/such/package"))
@@ -245,8 +300,8 @@ def test_a_failed_build_leaves_the_earlier_one_whole(
     assert any("memory.kmem.limit_in_bytes" in line for line in refused.value.detail)
 
     assert {path.name: sha256_of(path) for path in place.iterdir()} == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["v1.20.2", "v1.20.2.failed.log"]
-    assert pipeline.verify(place)[1].passed
+    assert sorted(p.name for p in tmp_path.glob("[!.]*")) == ["v1.20.2", "v1.20.2.failed.log"]
+    assert [p.name for p in tmp_path.glob(".*")] == [".v1.20.2.lock"]
 
 
 def test_a_dist_is_verified_and_a_tampered_one_refused(
@@ -260,8 +315,12 @@ def test_a_dist_is_verified_and_a_tampered_one_refused(
     only_runc(plan)
     place = build(tmp_path, cache)
     assert pipeline.verify(place)[1].passed
+    size = (place / "runc").stat().st_size
     shutil.copyfile(stock.path, place / "runc")
-    assert {"hash", "nokmem", "version"} == failed(pipeline.verify(place)[1])
+    with pytest.raises(ProofError, match="runc: not of the size"):
+        pipeline.verify(place)
+    os.truncate(place / "runc", size)
+    assert "hash" in failed(pipeline.verify(place)[1])
 
 
 def test_auto_takes_the_engine_where_one_answers_and_says_so(

@@ -62,8 +62,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def mirror() -> Iterator[Mirror]:
-    server = Mirror(apt.mirrors(os.environ)["debian"])
+def mirror(provider: Debian) -> Iterator[Mirror]:
+    server = Mirror(apt.mirrors(os.environ)["debian"][0])
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -73,7 +73,7 @@ def mirror() -> Iterator[Mirror]:
 @pytest.fixture
 def archive(mirror: Mirror) -> Iterator[Archive]:
     with Downloader() as downloader:
-        yield Archive(downloader, {"debian": mirror.url}, apt.keyring(os.environ))
+        yield Archive(downloader, {"debian": (mirror.url,)}, apt.keyring(os.environ))
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_an_unsigned_release_is_refused(archive: Archive, mirror: Mirror, pin: P
 def test_a_foreign_keyring_is_refused(mirror: Mirror, pin: Pinned, tmp_path: Path) -> None:
     (tmp_path / "empty.gpg").touch()
     with Downloader() as downloader, pytest.raises(IntegrityError, match="NO_PUBKEY"):
-        Archive(downloader, {"debian": mirror.url}, tmp_path / "empty.gpg").confirm([pin])
+        Archive(downloader, {"debian": (mirror.url,)}, tmp_path / "empty.gpg").confirm([pin])
 
 
 def test_another_suites_release_is_refused(archive: Archive, mirror: Mirror, pin: Pinned) -> None:
@@ -126,6 +126,22 @@ def test_another_suites_release_is_refused(archive: Archive, mirror: Mirror, pin
     mirror.change["InRelease"] = lambda h: h.give(read(real))
     with pytest.raises(IntegrityError, match="Release of bookworm, not of bullseye"):
         archive.confirm([pin])
+
+
+def test_the_mirror_is_the_one_whose_signature_is_good(mirror: Mirror, pin: Pinned) -> None:
+    """As on a machine where somebody else's repository carries Debian's suite names."""
+    other = Mirror(mirror.upstream)
+    other.change["InRelease"] = lambda h: h.give(b"Codename: bullseye\n")
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    try:
+        with Downloader() as downloader:
+            keyring = apt.keyring(os.environ)
+            archive = Archive(downloader, {"debian": (other.url, mirror.url)}, keyring)
+            archive.confirm([pin])
+            assert archive.url(pin.suite, "x") == f"{mirror.url}/x"
+    finally:
+        other.shutdown()
+        other.server_close()
 
 
 def test_a_changed_index_is_refused(archive: Archive, mirror: Mirror, pin: Pinned) -> None:

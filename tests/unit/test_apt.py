@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.errors import IntegrityError, MachineError, UnavailableError
+from builders.errors import IntegrityError, MachineError, UnavailableError, UsageError
 from builders.tools import apt
 from builders.tools.apt import Archive, Pinned
 from builders.tools.download import Downloader, redacted
@@ -42,7 +42,7 @@ Checksums-Sha256:
 @pytest.fixture
 def archive() -> Archive:
     """An archive whose indices have been read and proven already."""
-    archive = Archive(Downloader(), {"debian": "http://mirror"}, Path("none"))
+    archive = Archive(Downloader(), {"debian": ("http://mirror",)}, Path("none"))
     archive._indices["bullseye", "main/binary-amd64/Packages"] = PACKAGES
     archive._indices["bullseye", "main/source/Sources"] = SOURCES
     return archive
@@ -79,23 +79,42 @@ def test_mirrors_come_from_every_form_of_apt_configuration(tmp_path: Path) -> No
         "Suites: bookworm-security\nComponents: main\n"
     )
     assert apt.mirrors({}, tmp_path) == {
-        "debian": "http://one/debian",
-        "debian-security": "http://two/debian-security",
+        "debian": ("http://one/debian",),
+        "debian-security": ("http://two/debian-security",),
     }
 
 
 def test_other_distributions_and_schemes_are_not_mirrors(tmp_path: Path) -> None:
     (tmp_path / "sources.list").write_text(
         "deb http://ubuntu/ubuntu jammy main\ndeb file:///srv/debian bookworm main\n"
-        "deb http://tool/repo nodistro main\n"
+        "deb http://tool/repo nodistro main\ndeb http://db/apt bookworm-pgdg main\n"
+        "deb [arch=amd64] http://engine/linux/debian bookworm stable # main\n"
     )
-    assert apt.mirrors({}, tmp_path) == {}
+    assert apt.mirrors({}, tmp_path) == {"debian": (), "debian-security": ()}
 
 
 def test_the_user_wins(tmp_path: Path) -> None:
     (tmp_path / "sources.list").write_text("deb http://one/debian bookworm main\n")
     environment = {"NOKMEM_DEBIAN_MIRROR": "https://mine/debian/"}
-    assert apt.mirrors(environment, tmp_path) == {"debian": "https://mine/debian"}
+    assert apt.mirrors(environment, tmp_path)["debian"] == ("https://mine/debian",)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://[bad",
+        "http://h:99999/x",
+        "ftp://h/x",
+        "h/debian",
+        "http://u:12/secret@h/x",
+        "http://",
+    ],
+)
+def test_a_mirror_that_is_no_url_is_refused_unseen(value: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        apt.mirrors({"NOKMEM_DEBIAN_MIRROR": value}, tmp_path)
+    assert "secret" not in str(vars(caught.value))
+    assert "secret" not in redacted(value)
 
 
 def test_no_mirror_and_no_keyring_name_the_way_out(archive: Archive, tmp_path: Path) -> None:

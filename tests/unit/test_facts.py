@@ -48,7 +48,8 @@ def test_a_hole_is_refused(edit: tuple[str, str, str], tmp_path: Path) -> None:
     (tmp_path / name).write_text(text.replace(old, new))
     with pytest.raises(FactsError) as caught:
         load_all(tmp_path)
-    assert caught.value.place.startswith(str(tmp_path / "debian" if "debian" in name else tmp_path))
+    user = name.replace(".lock", "")  # a lock is read for the facts that name its packages
+    assert caught.value.place in (str(tmp_path / name), str(tmp_path / user))
 
 
 def test_every_release_has_its_runc_and_a_source_of_both() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.errors import MachineError, ProofError
+from builders.errors import BusyError, MachineError, ProofError
 from builders.model.artifact import LOG, Binary, Check, CheckReport
 from builders.model.plan import BuildPlan
 from builders.steps import manifest
@@ -85,6 +85,18 @@ def _edit(key: str, value: object) -> Callable[[Path], object]:
     return change
 
 
+def _falsify_sum(place: Path) -> None:
+    lines = (place / "SHA256SUMS").read_text().splitlines()
+    false = ["0" * 64 + line[64:] if line.endswith(" runc") else line for line in lines]
+    (place / "SHA256SUMS").write_text("".join(f"{line}\n" for line in false))
+
+
+def _falsify_size(place: Path) -> None:
+    data = json.loads((place / "manifest.json").read_text())
+    data["binaries"][0]["size"] += 1
+    (place / "manifest.json").write_text(json.dumps(data))
+
+
 def _link(place: Path) -> None:
     (place / "runc").unlink()
     (place / "runc").symlink_to("kubelet")
@@ -102,6 +114,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown key": (_edit("extra", 1), "malformed"),
     "another schema": (_edit("schema", 2), "schema 2 is not 1"),
     "a name with a path": (_edit("logs", ["../build.log"]), "malformed"),
+    "another sum of a binary": (_falsify_sum, "runc: not as SHA256SUMS"),
+    "another size": (_falsify_size, "kubelet: not of the size"),
+    "no end of brackets": (
+        lambda place: (place / "manifest.json").write_text("[" * 200_000),
+        "cannot be read",
+    ),
     "no JSON": (lambda place: (place / "manifest.json").write_text("{"), "cannot be read"),
     "no manifest": (lambda place: (place / "manifest.json").unlink(), "not a dist folder"),
     "a link": (
@@ -124,5 +142,27 @@ def test_damage_is_named(
 
 def test_a_dist_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(MachineError):
-        manifest.staging(tmp_path / "file", "v1.20.2")
+    with pytest.raises(MachineError), manifest.hold(tmp_path / "file", "v1.20.2"):
+        pass
+
+
+def test_a_place_is_held_by_one_run_however_it_is_spelled(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with manifest.hold(tmp_path, "v1.20.2"):
+        with pytest.raises(BusyError), manifest.hold(tmp_path / "link", "v1.20.2"):
+            pass
+        with manifest.hold(tmp_path, "v1.20.2-stock"):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_is_no_folder_is_not_replaced(kind: str, tmp_path: Path, plan: BuildPlan) -> None:
+    place = tmp_path / "v1.20.2"
+    (tmp_path / "elsewhere").mkdir()
+    if kind == "file":
+        place.touch()
+    else:
+        place.symlink_to("elsewhere")
+    with pytest.raises(MachineError, match="not a folder"):
+        write(tmp_path, plan)
+    assert place.is_symlink() is (kind == "link") and list((tmp_path / "elsewhere").iterdir()) == []

@@ -112,4 +112,5 @@ def test_an_unknown_choice_is_refused_with_the_known_ones(field: str) -> None:
 
 
 def test_plan_and_builders_agree_on_the_places_inside() -> None:
-    assert (model.WORK, model.GO_CACHE) == (tools.WORK, tools.GO_CACHE)
+    inside = (tools.WORK, tools.GO_CACHE, tools.BUILDER_ID)
+    assert inside == (model.WORK, model.GO_CACHE, model.BUILDER_ID)
