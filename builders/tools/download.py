@@ -17,7 +17,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from builders.errors import IntegrityError, UnavailableError
+from builders.errors import IntegrityError, MachineError, UnavailableError
 
 OnBytes = Callable[[int], None]
 
@@ -127,6 +127,12 @@ class Downloader:
                 )
             part.chmod(0o644)
             part.replace(destination)
+        except OSError as error:
+            raise MachineError(
+                f"the download cannot be kept: {error.strerror}",
+                place=str(destination.parent),
+                next_step="free some room there, or name another cache with NOKMEM_CACHE",
+            ) from error
         finally:
             part.unlink(missing_ok=True)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from builders.errors import IntegrityError, UnavailableError
+from builders.errors import IntegrityError, MachineError, UnavailableError
 from builders.model.plan import BuildPlan
 from builders.steps.sources import Debian
 from builders.tools import apt
@@ -212,3 +214,21 @@ def test_kubernetes_comes_from_the_planned_commit(
     other = dataclasses.replace(kubelet.source, commit="0" * 40)
     with pytest.raises(IntegrityError, match="faecb196815e248d3ecfb03c680a4507229c2a56"):
         provider.tree(dataclasses.replace(kubelet, source=other), tmp_path)
+
+
+def test_a_full_disk_is_named_and_nothing_half_written_stays(
+    pin: Pinned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file size limit stands for the full disk: the write fails in the middle just as well."""
+    cache = Cache(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(MachineError, match="cannot be kept") as caught:
+            Debian(cache, os.environ).fetch([dataclasses.asdict(pin)], lambda _: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.place == str(tmp_path / "files")
+    assert list((tmp_path / "files").iterdir()) == []
