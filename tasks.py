@@ -39,6 +39,8 @@ LEAST_MEMORY = 64 << 20
         "k8s": "Kubernetes release, such as v1.20.2",
         "variant": "nokmem, or stock: the control, built the same but with accounting",
         "target": "the nodes to build for",
+        "runc": "runc release, such as 1.0.0-rc10, instead of the one that goes with --k8s",
+        "runc_source": "auto, debian, git, or a folder with runc's repository",
         "format": "text or json",
     }
 )
@@ -47,6 +49,8 @@ def plan(
     k8s: str,
     variant: str = "nokmem",
     target: str = "el7",
+    runc: str = "",
+    runc_source: str = "auto",
     format: str = "text",  # noqa: A002 -- the option's name
 ) -> None:
     """Print what a build would do: every source, hash, flag and deviation. Contacts nobody.
@@ -62,7 +66,8 @@ def plan(
             raise UsageError(
                 f"{format!r} is not a format", place="--format", next_step="use text or json"
             )
-        decided = pipeline.plan(BuildRequest(k8s, variant, target))
+        provider, _folders = _source(runc_source)
+        decided = pipeline.plan(BuildRequest(k8s, variant, target, runc, provider))
         if format == "json":
             terminal.text(decided.to_json().rstrip("\n"))
             return
@@ -77,8 +82,7 @@ def plan(
         for component in decided.components:
             pairs[component.name] = (
                 f"{component.version}, {component.linking}, tags {' '.join(component.tags)}; from "
-                f"{component.source.provider} {component.source.revision}, "
-                f"{len(component.source.files)} files"
+                f"{component.source.provider} {component.source.revision}"
             )
         for number, deviation in enumerate(decided.deviations):
             pairs[f"deviates {number + 1}"] = deviation
@@ -90,6 +94,8 @@ def plan(
         "k8s": "Kubernetes release, such as v1.20.2",
         "variant": "nokmem, or stock: the control, built the same but with accounting",
         "target": "the nodes to build for",
+        "runc": "runc release, such as 1.0.0-rc10, instead of the one that goes with --k8s",
+        "runc_source": "auto, debian, git, or a folder with runc's repository",
         "builder": "auto, container or rootfs",
         "dist": "folder that receives <release>/",
         "memory": "limit of the build container, such as 4g",
@@ -102,6 +108,8 @@ def build(
     k8s: str,
     variant: str = "nokmem",
     target: str = "el7",
+    runc: str = "",
+    runc_source: str = "auto",
     builder: str = "auto",
     dist: str = DIST,
     memory: str = "",
@@ -119,9 +127,10 @@ def build(
         from builders.tools.builder import Limits
 
         limits = Limits(_bytes(memory), _cores(cpus))
+        provider, folders = _source(runc_source)
         place, report = pipeline.build(
-            BuildRequest(k8s, variant, target),
-            pipeline.Options(builder, limits, keep),
+            BuildRequest(k8s, variant, target, runc, provider),
+            pipeline.Options(builder, limits, keep, folders),
             Path(dist),
             _cache(),
             os.environ,
@@ -316,6 +325,15 @@ def _rows(rows: Iterable[Row], files: bool) -> list[tuple[str, str, str, str]]:
             total = size(sum(row.size for row in group))
             found.append(("file", f"{len(group)} files", total, "yes" if needed else "no"))
     return found
+
+
+def _source(word: str) -> tuple[str, dict[str, Path]]:
+    """The provider that --runc-source names, and the folder, where it is one."""
+    from builders.model.plan import PROVIDERS
+
+    if word in PROVIDERS and word != "dir":
+        return word, {}
+    return ("dir", {"runc": Path(word)}) if Path(word).is_dir() else (word, {})
 
 
 def _bytes(text: str) -> int | None:

@@ -31,11 +31,15 @@ IN_USE = "in-use"
 
 @dataclass(frozen=True)
 class Options:
-    """How to build, as opposed to what: none of it may change a byte of the binaries."""
+    """How to build, as opposed to what: none of it may change a byte of the binaries.
+
+    `folders` has the user's repository of each component that is planned from a "dir".
+    """
 
     builder: str = "auto"
     limits: Limits = field(default_factory=Limits)
     keep: bool = False
+    folders: Mapping[str, Path] = field(default_factory=dict)
 
 
 def plan(request: BuildRequest) -> BuildPlan:
@@ -56,7 +60,13 @@ def build(
     A failure leaves what stood in dist/ as it was; the log of what failed lies beside it.
     """
     decided = plan(request)
-    provider = sources.Debian(cache, environment)
+    debian = sources.Debian(cache, environment)
+    providers = {
+        component.name: sources.provider(
+            component, cache, environment, options.folders, terminal.say
+        )
+        for component in decided.components
+    }
     with ExitStack() as stack:
         builder = choose(options.builder, cache, terminal)
         stack.callback(builder.close)
@@ -71,9 +81,11 @@ def build(
             log.write(line + "\n")
 
         try:
-            _fetch(decided, provider, terminal)
-            _make_toolchain(decided, builder, provider, cache, terminal, write)
-            binaries = _compile(decided, builder, provider, options, cache, folder, terminal, write)
+            _fetch(decided, providers, terminal)
+            _make_toolchain(decided, builder, debian, cache, terminal, write)
+            binaries = _compile(
+                decided, builder, providers, options, cache, folder, terminal, write
+            )
         except NokmemError:
             log.flush()
             _keep_log(folder, dist, decided, terminal)
@@ -98,8 +110,16 @@ def verify(folder: Path) -> tuple[Manifest, CheckReport]:
     real thing.
     """
     described = manifest.read(folder)
-    decided = plan(BuildRequest(described.kubernetes, target=str(described.data["target"])))
     rows = {row["name"]: row for row in described.data["binaries"]}
+    runc = rows.get("runc", {"version": "", "source": {"provider": "auto"}})
+    decided = plan(
+        BuildRequest(
+            described.kubernetes,
+            target=str(described.data["target"]),
+            runc=str(runc["version"]),
+            runc_source=str(runc["source"]["provider"]),
+        )
+    )
     names = {component.name for component in decided.components}
     if set(rows) != names:
         raise ProofError(
@@ -213,17 +233,19 @@ def recipe_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _fetch(decided: BuildPlan, provider: sources.Provider, terminal: Terminal) -> None:
-    files = [row for component in decided.components for row in component.source.files]
+def _fetch(
+    decided: BuildPlan, providers: Mapping[str, sources.Provider], terminal: Terminal
+) -> None:
     with terminal.phase("fetch sources", "bytes") as phase:
-        provider.fetch(files, lambda count: phase.step(amount=count))
-        phase.note = "" if phase.count else "all in the cache"
+        for component in decided.components:
+            providers[component.name].fetch(component, lambda count: phase.step(amount=count))
+        phase.note = "" if phase.count else "nothing downloaded"
 
 
 def _make_toolchain(
     decided: BuildPlan,
     builder: Builder,
-    provider: sources.Provider,
+    debian: sources.Debian,
     cache: Cache,
     terminal: Terminal,
     write: OnOutput,
@@ -241,7 +263,7 @@ def _make_toolchain(
             wanted,
             cache,
             RECIPE,
-            lambda: provider.fetch(packages, lambda count: phase.step(amount=count)),
+            lambda: debian.fetch_files(packages, lambda count: phase.step(amount=count)),
             take,
         )
         phase.note = f"Go {wanted.go}" + ("" if made else ", reused")
@@ -250,7 +272,7 @@ def _make_toolchain(
 def _compile(
     decided: BuildPlan,
     builder: Builder,
-    provider: sources.Provider,
+    providers: Mapping[str, sources.Provider],
     options: Options,
     cache: Cache,
     folder: Path,
@@ -270,7 +292,7 @@ def _compile(
                     phase.line(line)
 
                 try:
-                    source = provider.tree(component, scratch)
+                    source = providers[component.name].tree(component, scratch)
                     binaries.append(
                         compile_component(component, source, session, folder, take, phase.step)
                     )
@@ -281,7 +303,7 @@ def _compile(
 
 def _expect(decided: BuildPlan, name: str, sha256: str) -> Expected:
     component = next(component for component in decided.components if component.name == name)
-    return Expected(name, component.linking, decided.variant, component.prints, sha256)
+    return Expected(name, component.linking, component.accounting, component.prints, sha256)
 
 
 def _keep_log(folder: Path, dist: Path, decided: BuildPlan, terminal: Terminal) -> None:

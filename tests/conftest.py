@@ -82,7 +82,7 @@ def _ready(builder: Builder, plan: BuildPlan, cache: Cache, provider: Debian) ->
         wanted,
         cache,
         pipeline.RECIPE,
-        lambda: provider.fetch(packages, lambda _: None),
+        lambda: provider.fetch_files(packages, lambda _: None),
         lambda _: None,
     )
 

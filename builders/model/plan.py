@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from builders.errors import UnavailableError, UsageError
+from builders.errors import FactsError, UnavailableError, UsageError
 from builders.model.releases import (
     DebianSource,
     Facts,
@@ -28,6 +28,9 @@ PLAN_SCHEMA = 1
 SEED = 1
 BUILDER_ID = 61000
 VARIANTS = ("nokmem", "stock")
+#: Where a source may come from: the distribution, upstream's repository or a mirror of it, a
+#: repository in a folder. "auto" is the distribution where it has that version, else git.
+PROVIDERS = ("auto", "debian", "git", "dir")
 
 #: Where things are inside a builder. Fixed, so that no path of a machine reaches a binary.
 WORK = "/build"
@@ -37,19 +40,27 @@ TMP = f"{WORK}/tmp"  # noqa: S108 -- inside a builder
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What the user asked for. Variant "stock" is the control: the same without nokmem."""
+    """What the user asked for. Variant "stock" is the control: the same without nokmem.
+
+    `runc` is a release, or "" for the one that goes with the Kubernetes release; `runc_source`
+    one of PROVIDERS.
+    """
 
     kubernetes: str
     variant: str = "nokmem"
     target: str = "el7"
+    runc: str = ""
+    runc_source: str = "auto"
 
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """Where a component's source comes from; `files` become one tree."""
+    """Where a component's source comes from: `files` become one tree, or, where there are none,
+    the tree of `commit` does, which is what `revision`, a tag of the repository `url`, must be."""
 
     provider: str
     revision: str
+    url: str
     commit: str
     files: tuple[Mapping[str, Any], ...]
     patches: tuple[str, ...]
@@ -58,9 +69,10 @@ class SourcePlan:
 
 @dataclass(frozen=True)
 class ComponentPlan:
-    """How one binary is made: `command` runs in `folder` with `environment`; `files` and `links`
-    (path -> target) are laid beside the source first, `output` is the path of the binary inside
-    the builder, and the first lines of its `--version` are `prints`."""
+    """How one binary is made: the source is unpacked in `folder`, `files` and `links` (path ->
+    target) are laid beside it, and `command` runs there with `environment`. `output` is the path
+    of the binary inside the builder, and the first lines of its `--version` are `prints`.
+    `accounting` says whether kernel-memory accounting must be found in it (a control)."""
 
     name: str
     version: str
@@ -74,6 +86,7 @@ class ComponentPlan:
     command: tuple[str, ...]
     output: str
     prints: tuple[str, ...]
+    accounting: bool
 
 
 @dataclass(frozen=True)
@@ -136,11 +149,29 @@ def resolve(request: BuildRequest, facts: Facts, *, recipe_sha256: str) -> Build
             place="--target",
             next_step=f"use one of: {', '.join(sorted(facts.targets))}",
         )
+    if request.runc_source not in PROVIDERS:
+        raise UsageError(
+            f"{request.runc_source!r} is not a source",
+            place="--runc-source",
+            next_step=f"use one of: {', '.join(PROVIDERS)}",
+        )
     release = facts.release(request.kubernetes)
-    runc = facts.runc(release.runc)
+    runc = facts.runc(request.runc or release.runc)
+    _refuse_unusable(runc, facts.toolchain)
     toolchain = _toolchain(facts.toolchain, release, recipe_sha256)
-    kubelet_source = _source(facts, "kubernetes", release.version)
-    runc_source = _source(facts, "runc", runc.version)
+    kubelet_source = _packaged(facts, "kubernetes", release.version)
+    packaged = facts.debian_source("runc", runc.version)
+    provider = request.runc_source
+    if provider == "auto":
+        provider = "debian" if packaged else "git"
+    if provider == "debian":
+        packaged = _packaged(facts, "runc", runc.version)
+        component = _packaged_runc(runc, packaged, release, toolchain, request.variant)
+    else:
+        packaged = None
+        component = _upstream_runc(
+            runc, provider, facts.runc_repository, release, toolchain, request.variant
+        )
     return BuildPlan(
         schema=PLAN_SCHEMA,
         kubernetes=release.version,
@@ -151,20 +182,39 @@ def resolve(request: BuildRequest, facts: Facts, *, recipe_sha256: str) -> Build
         target=facts.targets[request.target],
         toolchain=toolchain,
         components=(
-            _runc(runc, runc_source, release, toolchain, request.variant),
+            component,
             _kubelet(release, kubelet_source, toolchain, request.variant),
         ),
-        deviations=_deviations(release, runc, facts.toolchain, kubelet_source, runc_source),
+        deviations=_deviations(release, runc, facts.toolchain, kubelet_source, packaged),
     )
 
 
-def _source(facts: Facts, component: str, version: str) -> DebianSource:
+def _refuse_unusable(runc: RuncRelease, toolchain: Toolchain) -> None:
+    if runc.nokmem == "absent":
+        raise UsageError(
+            f"runc {runc.version} has no nokmem tag: it would account kernel memory",
+            place="--runc",
+            next_step="use 1.0.0-rc6 or later",
+        )
+    if runc.go and _numbers(runc.go)[:2] > _numbers(toolchain.go)[:2]:
+        raise UsageError(
+            f"runc {runc.version} is written for Go {runc.go}, the toolchain has {toolchain.go}",
+            place="--runc",
+            next_step="use a release up to 1.0.3",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _packaged(facts: Facts, component: str, version: str) -> DebianSource:
     source = facts.debian_source(component, version)
     if source is None:
         raise UnavailableError(
-            f"no known source holds {component} {version}",
+            f"the distribution does not hold {component} {version}",
             place="provider debian",
-            next_step="see `invoke plan` for the releases that can be built",
+            next_step="use another version, or for runc --runc-source git",
         )
     return source
 
@@ -173,6 +223,7 @@ def _source_plan(source: DebianSource, commit: str) -> SourcePlan:
     return SourcePlan(
         provider="debian",
         revision=source.revision,
+        url="",
         commit=commit,
         files=tuple(dataclasses.asdict(file) for file in source.files),
         patches=(),
@@ -258,10 +309,57 @@ def _kubelet(
         command=("make", "kubelet"),
         output=f"{home}/src/{release.kubelet_output}",
         prints=(f"Kubernetes {release.version}",),
+        accounting=variant == "stock" and release.mechanism != "not needed",
     )
 
 
-def _runc(
+def _runc_tags(runc: RuncRelease, variant: str) -> tuple[str, ...]:
+    """The mission's BUILDTAGS: seccomp, and nokmem where this release knows it."""
+    return ("seccomp", "nokmem") if variant == "nokmem" and runc.nokmem == "tag" else ("seccomp",)
+
+
+def _upstream_runc(
+    runc: RuncRelease,
+    provider: str,
+    url: str,
+    release: Release,
+    toolchain: ToolchainPlan,
+    variant: str,
+) -> ComponentPlan:
+    """`make static` with BUILDTAGS and COMMIT on its command line, which every release honours;
+    in the environment some do not. It lies in a GOPATH, which releases without go.mod need."""
+    gopath = f"{WORK}/runc/go"
+    folder = f"{gopath}/src/github.com/opencontainers/runc"
+    tags = _runc_tags(runc, variant)
+    return ComponentPlan(
+        name="runc",
+        version=runc.version,
+        source=SourcePlan(
+            provider=provider,
+            revision=f"v{runc.version}",
+            url=url,
+            commit=runc.commit,
+            files=(),
+            patches=(),
+            evidence="the tag must be that commit",
+        ),
+        tags=tags,
+        linking="static",
+        folder=folder,
+        files={},
+        links={},
+        environment={**_environment(release, toolchain), "GOPATH": gopath},
+        command=(
+            "make", "static",
+            f"BUILDTAGS={' '.join(tags)}", f"COMMIT={runc.commit}", "EXTRA_FLAGS=-v",
+        ),
+        output=f"{folder}/runc",
+        prints=(f"runc version {runc.prints}", f"commit: {runc.commit}"),
+        accounting=variant == "stock" and runc.nokmem == "tag",
+    )  # fmt: skip
+
+
+def _packaged_runc(
     runc: RuncRelease,
     source: DebianSource,
     release: Release,
@@ -271,9 +369,14 @@ def _runc(
     """The distribution's package has no Makefile and no commit: `go build` gets what the
     Makefile's `static` would give it, and the package's version stands for the commit."""
     home = f"{WORK}/runc"
-    extra = (runc.nokmem_tag,) if variant == "nokmem" else ()
-    tags = runc.tags + extra + runc.static_tags
-    stamps = ("-X", f"main.gitCommit={source.revision}", "-X", f"main.version={runc.version}")
+    how = source.go_build
+    if how is None:
+        raise FactsError(
+            f"nothing says how to compile runc {runc.version} without its Makefile",
+            place="builders/model/data/debian",
+        )
+    tags = _runc_tags(runc, variant) + how.static_tags
+    stamps = ("-X", f"main.gitCommit={source.revision}", "-X", f"main.version={runc.prints}")
     return ComponentPlan(
         name="runc",
         version=runc.version,
@@ -290,14 +393,15 @@ def _runc(
             "GOPATH": f"{home}/src",
         },
         command=(
-            "go", "build", "-v", *runc.flags,
+            "go", "build", "-v", *how.flags,
             "-tags", " ".join(tags),
-            "-ldflags", " ".join(runc.static_ldflags + stamps),
+            "-ldflags", " ".join(how.static_ldflags + stamps),
             "-o", f"{home}/runc",
             "github.com/opencontainers/runc",
         ),
         output=f"{home}/runc",
-        prints=(f"runc version {runc.version}", f"commit: {source.revision}"),
+        prints=(f"runc version {runc.prints}", f"commit: {source.revision}"),
+        accounting=variant == "stock" and runc.nokmem == "tag",
     )  # fmt: skip
 
 
@@ -306,24 +410,35 @@ def _deviations(
     runc: RuncRelease,
     toolchain: Toolchain,
     kubelet_source: DebianSource,
-    runc_source: DebianSource,
+    runc_package: DebianSource | None,
 ) -> tuple[str, ...]:
-    """What is not as upstream's own build of this release would have it."""
+    """What is not as upstream's own build of this release would have it, and what is known to
+    be wrong with what is built."""
     found = []
     if toolchain.go != release.go:
         found.append(
             f"Go {toolchain.go} ({toolchain.go_package}) compiles; "
             f"the official build of {release.version} used Go {release.go}"
         )
-    found.append(
-        f"runc {runc.version} is built from Debian's package revision {runc_source.revision}, "
-        f"which carries Debian's patches, not from commit {runc.commit}"
-    )
+    if runc_package is not None:
+        found.append(
+            f"runc {runc.version} is built from Debian's package revision {runc_package.revision}, "
+            f"which carries Debian's patches, not from commit {runc.commit}"
+        )
+    if runc.version != release.runc:
+        found.append(f"unproven combination: {release.version} with runc {runc.version}")
     if f"v{runc.version}" != release.vendored_runc:
         found.append(
             f"kubelet {release.version} vendors runc {release.vendored_runc}; "
             f"the runc beside it is {runc.version}"
         )
+    lost = [tag for tag in runc.default_tags if tag != "seccomp"]
+    if lost:
+        found.append(f"runc {runc.version} is built without its default tags {', '.join(lost)}")
+    mended = runc_package.fixes if runc_package is not None else ()
+    open_cves = [cve for cve in runc.cves if cve not in mended]
+    if open_cves:
+        found.append(f"runc {runc.version} is open to {', '.join(open_cves)}")
     if kubelet_source.unapplied:
         found.append(f"not applied to Kubernetes: {kubelet_source.unapplied}")
     return tuple(found)

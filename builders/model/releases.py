@@ -26,6 +26,8 @@ DATA = Path(__file__).parent / "data"
 VERSION = re.compile(r"v(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+#: How a runc release keeps from accounting: by the build tag, not at all, or of its own.
+NOKMEM = ("tag", "absent", "not needed")
 
 T = TypeVar("T")
 
@@ -44,13 +46,25 @@ class DebianFile:
 
 
 @dataclass(frozen=True)
+class GoBuild:
+    """What upstream's Makefile gives the compiler, for a source that comes without it."""
+
+    flags: tuple[str, ...]
+    static_tags: tuple[str, ...]
+    static_ldflags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class DebianSource:
-    """Where the distribution holds a component's source."""
+    """Where the distribution holds a component's source; `fixes` are the CVEs that its own
+    patches mend."""
 
     revision: str
     files: tuple[DebianFile, ...]
     evidence: str
-    unapplied: str
+    unapplied: str = ""
+    fixes: tuple[str, ...] = ()
+    go_build: GoBuild | None = None
 
 
 @dataclass(frozen=True)
@@ -71,15 +85,16 @@ class Release:
 
 @dataclass(frozen=True)
 class RuncRelease:
-    """One runc release and what upstream's Makefile gives the compiler."""
+    """One runc release. `go` is the language version of its go.mod, "" where it has none;
+    `prints` the version that it prints; `nokmem` one of NOKMEM; `cves` what it is open to."""
 
     version: str
     commit: str
-    tags: tuple[str, ...]
-    nokmem_tag: str
-    static_tags: tuple[str, ...]
-    static_ldflags: tuple[str, ...]
-    flags: tuple[str, ...]
+    go: str
+    prints: str
+    default_tags: tuple[str, ...]
+    nokmem: str
+    cves: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -138,12 +153,21 @@ class Facts:
             ) from None
 
     def runc(self, version: str) -> RuncRelease:
+        """The facts of a runc release such as 1.0.0-rc93, with or without a v before it."""
         try:
-            return self.runcs[version]
+            return self.runcs[version.removeprefix("v")]
         except KeyError:
-            raise FactsError(
-                f"no facts are held about runc {version}", place=str(self._folder / "runc.toml")
+            near = difflib.get_close_matches(version, self.runcs, n=3, cutoff=0)
+            raise UsageError(
+                f"no facts are held about runc {version!r}",
+                place="--runc",
+                next_step=f"known are {', '.join(self.runcs)}; nearest: {', '.join(near)}",
             ) from None
+
+    @property
+    def runc_repository(self) -> str:
+        """Upstream's repository."""
+        return _checked(self._folder / "runc.toml", lambda data: _text(data, "repository"))
 
     @cached_property
     def releases(self) -> dict[str, Release]:
@@ -240,18 +264,29 @@ def _releases(data: Mapping[str, Any]) -> dict[str, Release]:
 
 
 def _runcs(data: Mapping[str, Any]) -> dict[str, RuncRelease]:
+    for name in ("commit", "go", "prints", "default_tags", "nokmem"):
+        _text(data["evidence"], name)
+    order = list(data["releases"])
+    for cve in data["cves"]:
+        for name in ("id", "summary", "evidence"):
+            _text(cve, name)
+        order.index(cve["fixed_in"])
     found = {}
     for version, fact in data["releases"].items():
-        for evidence in ("evidence", "nokmem_evidence", "makefile_evidence"):
-            _text(fact, evidence)
+        if fact["nokmem"] not in NOKMEM:
+            raise ValueError(f"nokmem of {version} is {fact['nokmem']!r}, not one of {NOKMEM}")
         found[version] = RuncRelease(
             version=version,
             commit=_matching(COMMIT, fact["commit"], "commit"),
-            tags=tuple(fact["tags"]),
-            nokmem_tag=_text(fact, "nokmem_tag"),
-            static_tags=tuple(fact["static_tags"]),
-            static_ldflags=tuple(fact["static_ldflags"]),
-            flags=tuple(fact["flags"]),
+            go=fact["go"],
+            prints=_text(fact, "prints"),
+            default_tags=tuple(fact["default_tags"]),
+            nokmem=fact["nokmem"],
+            cves=tuple(
+                cve["id"]
+                for cve in data["cves"]
+                if order.index(version) < order.index(cve["fixed_in"])
+            ),
         )
     return found
 
@@ -333,12 +368,19 @@ def _binary_sources(
         for version, fact in versions.items():
             files = tuple(_debian_file(row) for row in lock["sources"][component][version])
             revisions = [f.version for f in files if f.package == fact["package_version_of"]]
+            _text(fact, "fixes_evidence")
+            _text(fact, "makefile_evidence")
             if len(revisions) != 1 or not set(fact["packages"]) <= {f.package for f in files}:
                 raise ValueError(f"{component} {version} is not in the lock; run invoke pins")
             found[component, version] = DebianSource(
                 revision=revisions[0],
                 files=files,
                 evidence=_text(fact, "evidence"),
-                unapplied="",
+                fixes=tuple(fact["fixes"]),
+                go_build=GoBuild(
+                    flags=tuple(fact["flags"]),
+                    static_tags=tuple(fact["static_tags"]),
+                    static_ldflags=tuple(fact["static_ldflags"]),
+                ),
             )
     return found

@@ -31,11 +31,12 @@ RUN_TIMEOUT = 30
 
 @dataclass(frozen=True)
 class Expected:
-    """What a binary must be. `prints` are lines of its `--version`, in order, from the first."""
+    """What a binary must be. `prints` are lines of its `--version`, in order, from the first;
+    with `accounting` it is a control, in which kernel-memory accounting must be found."""
 
     name: str
     linking: str
-    variant: str
+    accounting: bool
     prints: tuple[str, ...]
     sha256: str
 
@@ -145,7 +146,7 @@ def _nokmem(path: Path, expected: Expected) -> Check:
     known = all(found[text] for text in LIBCONTAINER)
     if not known:
         passed, saw = False, "no libcontainer is in it: nothing can be said of its accounting"
-    elif expected.variant == "stock":
+    elif expected.accounting:
         passed = len(present) == len(ACCOUNTING)
         saw = f"control: has {', '.join(present)}" if present else "control without accounting"
     else:

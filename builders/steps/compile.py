@@ -36,7 +36,7 @@ def compile_component(
     """
     archive = f"{WORK}/{component.name}/source.tar"
     session.put(source.archive, archive)
-    root = f"{WORK}/{component.name}/src"
+    root = component.folder
     strip = f"--strip-components={source.strip}"
     for argv in (
         ["install", "-d", root, TMP],

@@ -21,7 +21,7 @@ done
 : >"$root/binary"
 mount --bind "$file" "$root/binary"
 mount -o remount,bind,ro "$root/binary"
-mount -o remount,ro "$root"
+mount -o remount,bind,ro "$root"
 cd "$root"
 exec chroot "$root" /usr/bin/setpriv ${id:+--reuid="$id" --regid="$id" --clear-groups} \
     --bounding-set=-all --inh-caps=-all --no-new-privs -- /binary "$@"

@@ -159,7 +159,7 @@ def test_a_changed_package_never_enters_the_cache(
     cache = Cache(tmp_path)
     provider = Debian(cache, {"NOKMEM_DEBIAN_MIRROR": mirror.url})
     with pytest.raises(IntegrityError, match="wrong content"):
-        provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+        provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
     assert list((tmp_path / "files").iterdir()) == []
 
 
@@ -175,7 +175,7 @@ def test_a_connection_that_dies_is_resumed(mirror: Mirror, pin: Pinned, tmp_path
 
     mirror.change["/pool/"] = die_once
     provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
-    provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+    provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
     assert (tmp_path / "files" / pin.sha256).stat().st_size == pin.size
     assert len([path for path in mirror.asked if "/pool/" in path]) == 2
 
@@ -184,7 +184,7 @@ def test_a_longer_file_is_cut_off(mirror: Mirror, pin: Pinned, tmp_path: Path) -
     mirror.change["/pool/"] = lambda h: h.give(h.upstream() + bytes(1 << 22))
     provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
     with pytest.raises(IntegrityError, match="longer than the pinned"):
-        provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+        provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
 
 
 def test_a_missing_file_is_said_with_its_address(
@@ -193,15 +193,15 @@ def test_a_missing_file_is_said_with_its_address(
     mirror.change["/pool/"] = lambda h: h.give(b"", status=404)
     provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
     with pytest.raises(UnavailableError, match="HTTP 404") as caught:
-        provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+        provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
     assert pin.path in caught.value.place
 
 
 def test_what_is_in_the_cache_is_not_asked_for(mirror: Mirror, pin: Pinned, tmp_path: Path) -> None:
     provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
-    provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+    provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
     mirror.asked.clear()
-    provider.fetch([dataclasses.asdict(pin)], lambda _: None)
+    provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
     assert mirror.asked == []
 
 
@@ -209,7 +209,7 @@ def test_kubernetes_comes_from_the_planned_commit(
     plan: BuildPlan, provider: Debian, tmp_path: Path
 ) -> None:
     kubelet = next(c for c in plan.components if c.name == "kubelet")
-    provider.fetch(kubelet.source.files, lambda _: None)
+    provider.fetch(kubelet, lambda _: None)
     assert provider.tree(kubelet, tmp_path).strip == 1
     other = dataclasses.replace(kubelet.source, commit="0" * 40)
     with pytest.raises(IntegrityError, match="faecb196815e248d3ecfb03c680a4507229c2a56"):
@@ -226,7 +226,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         with pytest.raises(MachineError, match="cannot be kept") as caught:
-            Debian(cache, os.environ).fetch([dataclasses.asdict(pin)], lambda _: None)
+            Debian(cache, os.environ).fetch_files([dataclasses.asdict(pin)], lambda _: None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)

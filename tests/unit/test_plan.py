@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from builders import pipeline
-from builders.errors import UnknownReleaseError, UsageError
+from builders.errors import UnavailableError, UnknownReleaseError, UsageError
 from builders.model import plan as model
 from builders.model.plan import BuildPlan, BuildRequest, resolve
 from builders.model.releases import Facts
@@ -103,14 +103,67 @@ def test_an_unknown_version_is_refused_with_the_nearest_known() -> None:
     assert VERSION in caught.value.next_step
 
 
-@pytest.mark.parametrize("field", ["variant", "target"])
+@pytest.mark.parametrize("field", ["variant", "target", "runc_source"])
 def test_an_unknown_choice_is_refused_with_the_known_ones(field: str) -> None:
     request = dataclasses.replace(BuildRequest(VERSION), **{field: "nonsense"})
     with pytest.raises(UsageError) as caught:
         pipeline.plan(request)
-    assert {"variant": "nokmem", "target": "el7"}[field] in caught.value.next_step
+    assert {"variant": "nokmem", "target": "el7", "runc_source": "git"}[
+        field
+    ] in caught.value.next_step
 
 
 def test_plan_and_builders_agree_on_the_places_inside() -> None:
     inside = (tools.WORK, tools.GO_CACHE, tools.BUILDER_ID)
     assert inside == (model.WORK, model.GO_CACHE, model.BUILDER_ID)
+
+
+def runc(request: BuildRequest) -> model.ComponentPlan:
+    return next(c for c in pipeline.plan(request).components if c.name == "runc")
+
+
+def test_runc_comes_from_the_distribution_where_it_has_it_else_from_git() -> None:
+    assert runc(BuildRequest(VERSION)).source.provider == "debian"
+    other = runc(BuildRequest(VERSION, runc="v1.0.0-rc10"))
+    assert (other.source.provider, other.source.revision) == ("git", "v1.0.0-rc10")
+    assert runc(BuildRequest(VERSION, runc_source="git")).source.revision == "v1.0.0-rc93"
+    with pytest.raises(UnavailableError, match="distribution does not hold"):
+        runc(BuildRequest(VERSION, runc="1.0.0-rc10", runc_source="debian"))
+
+
+def test_upstreams_makefile_gets_tags_and_commit_on_its_command_line() -> None:
+    found = runc(BuildRequest(VERSION, runc="1.0.0-rc10"))
+    assert found.command[:2] == ("make", "static")
+    assert "BUILDTAGS=seccomp nokmem" in found.command
+    assert f"COMMIT={found.source.commit}" in found.command
+    control = runc(BuildRequest(VERSION, "stock", runc="1.0.0-rc10"))
+    assert "BUILDTAGS=seccomp" in control.command and control.accounting
+
+
+def test_a_runc_that_never_accounts_needs_no_tag_and_has_no_control() -> None:
+    for variant in ("nokmem", "stock"):
+        found = runc(BuildRequest(VERSION, variant, runc="1.0.2"))
+        assert "BUILDTAGS=seccomp" in found.command and not found.accounting
+
+
+def test_what_is_unproven_lost_or_open_is_said() -> None:
+    said = " ".join(pipeline.plan(BuildRequest(VERSION, runc="1.0.0-rc92")).deviations)
+    assert "unproven combination: v1.20.2 with runc 1.0.0-rc92" in said
+    assert "without its default tags selinux, apparmor" in said
+    assert "open to CVE-2021-30465, CVE-2024-21626" in said
+    patched = " ".join(pipeline.plan(BuildRequest(VERSION)).deviations)
+    assert "CVE-2021-30465" not in patched and "unproven" not in patched
+
+
+@pytest.mark.parametrize(
+    ("version", "why"),
+    [
+        ("1.0.0-rc5", "no nokmem tag"),
+        ("1.1.12", "written for Go 1.17, the toolchain has 1.15.15"),
+        ("9.9", "no facts are held"),
+        ("../x", "no facts are held"),
+    ],
+)
+def test_an_unusable_runc_is_refused_with_the_reason(version: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        pipeline.plan(BuildRequest(VERSION, runc=version))

@@ -1,0 +1,180 @@
+"""Real repositories and a real server: a tag is its commit or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builders import pipeline
+from builders.errors import IntegrityError, UnavailableError, UsageError
+from builders.model.plan import BuildRequest, ComponentPlan
+from builders.steps import sources
+from builders.tools import gitrepo
+from builders.tools.cache import Cache
+
+TAG = "v1.0.0-rc10"
+
+
+def git(folder: Path, *words: str) -> str:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        **{f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+    }  # fmt: skip
+    argv = ["git", "-C", str(folder), *words]
+    return subprocess.run(
+        argv, env=environment, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Path:
+    """A repository with history, an annotated tag, and attributes that change what is exported."""
+    folder = tmp_path / "upstream"
+    folder.mkdir()
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    (folder / "version").write_text("$Format:%H$\n")
+    (folder / "kept").write_text("kept\n")
+    (folder / ".gitattributes").write_text("version export-subst\nkept export-ignore\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "one")
+    (folder / "later").write_text("later\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "-m", "two")
+    git(folder, "tag", "-a", TAG, "-m", "release")
+    return folder
+
+
+@pytest.fixture
+def commit(upstream: Path) -> str:
+    return git(upstream, "rev-parse", f"{TAG}^{{commit}}")
+
+
+@pytest.fixture
+def server(upstream: Path) -> Iterator[str]:
+    """git's own server, on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    argv = ["git", "daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1", f"--port={port}"]
+    daemon = subprocess.Popen([*argv, f"--base-path={upstream.parent}"])
+    for _ in range(100):
+        with socket.socket() as trial:
+            if trial.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    yield f"git://127.0.0.1:{port}/upstream"
+    daemon.terminate()
+    daemon.wait()
+
+
+def names(archive: Path) -> dict[str, bytes]:
+    with tarfile.open(archive) as tar:
+        files = [member for member in tar if member.isreg()]
+        return {member.name: tar.extractfile(member).read() for member in files}  # type: ignore[union-attr]
+
+
+def test_a_tag_arrives_alone_and_is_archived_untouched(
+    server: str, commit: str, upstream: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store.git"
+    gitrepo.fetch(store, server, TAG, commit)
+    assert git(store, "rev-list", "--count", commit) == "1", "history came along"
+    gitrepo.archive(store, commit, tmp_path / "out.tar")
+    found = names(tmp_path / "out.tar")
+    assert found["version"] == b"$Format:%H$\n"
+    assert set(found) == {".gitattributes", "kept", "later", "version"}
+
+
+def test_what_is_here_is_not_asked_for(server: str, commit: str, tmp_path: Path) -> None:
+    gitrepo.fetch(tmp_path / "store.git", server, TAG, commit)
+    gitrepo.fetch(tmp_path / "store.git", "git://127.0.0.1:9/nobody", TAG, commit)
+
+
+def test_a_moved_tag_is_refused_with_both_commits(
+    server: str, commit: str, upstream: Path, tmp_path: Path
+) -> None:
+    git(upstream, "tag", "-f", TAG, "HEAD~1")
+    other = git(upstream, "rev-parse", "HEAD~1")
+    with pytest.raises(IntegrityError, match=f"{TAG} moved: expected {commit}, got {other}"):
+        gitrepo.fetch(tmp_path / "store.git", server, TAG, commit)
+    with pytest.raises(UnavailableError):
+        gitrepo.archive(tmp_path / "store.git", commit, tmp_path / "out.tar")
+
+
+def test_a_missing_tag_and_a_silent_server_are_said(
+    server: str, commit: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnavailableError, match="v9 could not be fetched"):
+        gitrepo.fetch(tmp_path / "store.git", server, "v9", commit)
+    with pytest.raises(UnavailableError, match="could not be fetched"):
+        gitrepo.fetch(tmp_path / "store.git", "git://127.0.0.1:9/nobody", TAG, commit)
+
+
+def test_a_password_in_an_address_never_shows(commit: str, tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        gitrepo.fetch(tmp_path / "s.git", "http://u:secret@127.0.0.1:9/r", TAG, commit)
+    assert "secret" not in str(vars(caught.value))
+
+
+@pytest.fixture
+def component(commit: str) -> ComponentPlan:
+    """A plan of runc whose commit is the one of this upstream."""
+    decided = pipeline.plan(BuildRequest("v1.20.2", runc="1.0.0-rc10", runc_source="git"))
+    runc = decided.components[0]
+    return dataclasses.replace(runc, source=dataclasses.replace(runc.source, commit=commit))
+
+
+def test_the_git_provider_follows_the_users_mirror(
+    component: ComponentPlan, server: str, tmp_path: Path
+) -> None:
+    environment = {"NOKMEM_RUNC_REPOSITORY": server}
+    cache = Cache(tmp_path / "cache")
+    provider = sources.provider(component, cache, environment, {}, lambda _: None)
+    provider.fetch(component, lambda _: None)
+    assert "later" in names(provider.tree(component, tmp_path).archive)
+
+
+@pytest.mark.parametrize("kind", ["checkout", "bare", "without configuration"])
+def test_a_folder_gives_the_planned_commit_and_says_what_it_leaves_out(
+    kind: str, component: ComponentPlan, upstream: Path, tmp_path: Path
+) -> None:
+    folder = upstream
+    if kind != "checkout":
+        folder = tmp_path / "bare"
+        git(tmp_path, "clone", "--quiet", "--bare", str(upstream), str(folder))
+    if kind == "without configuration":
+        (folder / "config").unlink()
+    if kind == "checkout":
+        (upstream / "later").write_text("changed\n")
+        git(upstream, "checkout", "--quiet", "-b", "other", "HEAD~1", "--merge")
+    said: list[str] = []
+    dir_plan = dataclasses.replace(
+        component, source=dataclasses.replace(component.source, provider="dir")
+    )
+    provider = sources.provider(dir_plan, Cache(tmp_path / "c"), {}, {"runc": folder}, said.append)
+    provider.fetch(dir_plan, lambda _: None)
+    assert names(provider.tree(dir_plan, tmp_path).archive)["later"] == b"later\n"
+    words = " ".join(said)
+    assert ("not committed" in words and "stands at" in words) is (kind == "checkout")
+
+
+def test_a_folder_without_the_commit_or_without_a_repository_is_refused(
+    component: ComponentPlan, upstream: Path, tmp_path: Path
+) -> None:
+    other = dataclasses.replace(
+        component, source=dataclasses.replace(component.source, commit="0" * 40)
+    )
+    provider = sources.Folder(upstream, lambda _: None)
+    with pytest.raises(UnavailableError, match="cannot be read whole"):
+        provider.tree(other, tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no repository"):
+        sources.Folder(tmp_path / "empty", lambda _: None).fetch(component, lambda _: None)
