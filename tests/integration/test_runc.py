@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 import shutil
 import socket
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 
 from builders import pipeline
 from builders.errors import CompileError, ProofError
-from builders.model.artifact import Binary, CheckReport
+from builders.model.artifact import Binary, CheckReport, SourceTree
 from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan
 from builders.model.releases import Facts
 from builders.steps import checks
@@ -338,3 +340,38 @@ def test_auto_takes_the_embedded_builder_where_none_does(
     monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/socket")
     assert pipeline.choose("auto", cache, Terminal(ci=True)).name == "rootfs"
     assert "rootfs, because no engine answers" in capsys.readouterr().err
+
+
+UPSTREAM = {
+    "Makefile": 'static:\n\tgo build $(EXTRA_FLAGS) -tags "$(BUILDTAGS)" '
+    '-ldflags "-X main.commit=$(COMMIT)" -o runc .\n',
+    "main.go": 'package main\n\nvar commit, accounting string\n\nfunc main() '
+    '{ println("runc version 1.0.0-rc10\\ncommit: " + commit + "\\n" + accounting) }\n',
+    "kmem.go": '// +build !nokmem\n\npackage main\n\nfunc init() { accounting = "on" }\n',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("variant", "accounting"), [("nokmem", ""), ("stock", "on")])
+def test_a_source_with_a_makefile_is_built_by_it(
+    variant: str,
+    accounting: str,
+    rootfs_builder: Builder,
+    provider: Debian,
+    tmp_path: Path,
+) -> None:
+    """Tag and commit reach the compiler through make, in a GOPATH, without go.mod and .git."""
+    decided = pipeline.plan(BuildRequest("v1.20.2", variant, runc="1.0.0-rc10"))
+    component = runc_of(decided)
+    with tarfile.open(tmp_path / "source.tar", "w") as tar:
+        for name, text in UPSTREAM.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    tree = SourceTree("runc", tmp_path / "source.tar", strip=0)
+    packages: list[str] = []
+    with rootfs_builder.start(decided.toolchain.key, Limits()) as session:
+        binary = compile_component(
+            component, tree, session, tmp_path, lambda _: None, packages.append
+        )
+    assert binary.says == (*component.prints, accounting)
+    assert "github.com/opencontainers/runc" in packages
