@@ -144,7 +144,7 @@ def build(
 def verify(_: Context, dist: str) -> None:
     """Prove a dist folder again: files, hashes, architecture, libraries, version, nokmem.
 
-    Exit codes: 2 usage, 9 proof.
+    Exit codes: 2 usage, 3 unknown release, 9 proof.
     """
     with _terminal() as terminal:
         from builders import pipeline

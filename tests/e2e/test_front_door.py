@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,16 @@ def test_doctor_knows_this_machine(clone: Path) -> None:
     code, text = run(clone, "doctor")
     assert code == 0, text
     assert platform.machine() in text and "this machine can build" in text
+
+
+def test_two_first_starts_at_once_set_up_once_and_do_not_wait_for_each_others_work(
+    tmp_path: Path,
+) -> None:
+    git = process.require("git", "to clone the project")
+    assert process.run([git, "clone", "--quiet", f"file://{ROOT}", str(tmp_path / "c")]).ok
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(run, tmp_path / "c", "doctor")
+        quick = pool.submit(run, tmp_path / "c", "plan", "--k8s", VERSION)
+        answers = [slow.result(), quick.result()]
+    assert [code for code, _ in answers] == [0, 0], answers
+    assert sum("setting up" in text for _, text in answers) == 1
