@@ -89,6 +89,44 @@ def plan(
         terminal.facts(pairs)
 
 
+@task(help={"format": "text, markdown or json"})
+def matrix(
+    _: Context,
+    format: str = "text",  # noqa: A002 -- the option's name
+) -> None:
+    """Print every known release: its Go, its runc, how nokmem gets in, and what was proven.
+
+    Exit codes: 2 usage.
+    """
+    with _terminal() as terminal:
+        import dataclasses
+        import json
+
+        from builders import pipeline
+        from builders.errors import UsageError
+
+        rows = [dataclasses.asdict(row) for row in pipeline.matrix()]
+        names = {
+            "kubernetes": "Kubernetes", "go": "Go", "vendored_runc": "vendored runc",
+            "nokmem": "nokmem by", "runc": "runc beside", "sources": "source here",
+            "proven": "proven", "runc_proven": "runc proven",
+        }  # fmt: skip
+        cells = [[row[name] or "-" for name in names] for row in rows]
+        if format == "json":
+            terminal.text(json.dumps(rows, indent=2))
+        elif format == "markdown":
+            for line in (list(names.values()), ["---"] * len(names), *cells):
+                terminal.text(f"| {' | '.join(line)} |")
+        elif format == "text":
+            terminal.table(tuple(names.values()), cells)
+        else:
+            raise UsageError(
+                f"{format!r} is not a format",
+                place="--format",
+                next_step="use text, markdown or json",
+            )
+
+
 @task(
     help={
         "k8s": "Kubernetes release, such as v1.20.2",
@@ -410,5 +448,5 @@ def _terminal() -> Iterator[Terminal]:
         sys.stdout.flush()
 
 
-namespace = Collection(plan, build, verify, doctor, pins, test, lint)
+namespace = Collection(plan, matrix, build, verify, doctor, pins, test, lint)
 namespace.add_collection(Collection("cache", show, prune))

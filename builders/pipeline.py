@@ -42,6 +42,21 @@ class Options:
     folders: Mapping[str, Path] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class MatrixRow:
+    """One Kubernetes release. `proven` and `runc_proven` are ISO dates of a build that passed,
+    or ""; `sources` what can give it here, or ""."""
+
+    kubernetes: str
+    go: str
+    vendored_runc: str
+    nokmem: str
+    runc: str
+    sources: str
+    proven: str
+    runc_proven: str
+
+
 def plan(request: BuildRequest) -> BuildPlan:
     """Decide the whole build. Contacts nobody."""
     return resolve(request, Facts(), recipe_sha256=recipe_sha256(RECIPE))
@@ -144,6 +159,25 @@ def doctor(cache: Cache, dist: Path, environment: Mapping[str, str]) -> tuple[ex
     return examine.examine(cache, dist, environment, sorted(suites | set(facts.toolchain.suites)))
 
 
+def matrix() -> tuple[MatrixRow, ...]:
+    """What is known of every release, which sources hold it, and what was really proven."""
+    facts = Facts()
+    proven = {(p.component, p.release): p.date for p in facts.proofs}
+    return tuple(
+        MatrixRow(
+            kubernetes=release.version,
+            go=release.go,
+            vendored_runc=release.vendored_runc,
+            nokmem=release.mechanism,
+            runc=release.runc,
+            sources="debian" if facts.debian_source("kubernetes", release.version) else "",
+            proven=proven.get(("kubernetes", release.version), ""),
+            runc_proven=proven.get(("runc", release.runc), ""),
+        )
+        for release in facts.releases.values()
+    )
+
+
 def relock(environment: Mapping[str, str]) -> tuple[Path, str]:
     """The lock of the distribution's packages, resolved anew: its path and its new text."""
     mirrors, keyring = apt.mirrors(environment), apt.keyring(environment)
@@ -170,9 +204,7 @@ def prune(cache: Cache, *, everything: bool, dry_run: bool) -> tuple[Row, ...]:
 
 def _rows(cache: Cache, builders: Iterable[Builder]) -> tuple[Row, ...]:
     facts, recipe = Facts(), recipe_sha256(RECIPE)
-    plans = [
-        resolve(BuildRequest(version), facts, recipe_sha256=recipe) for version in facts.releases
-    ]
+    plans = [resolve(BuildRequest(version), facts, recipe_sha256=recipe) for version in facts.held]
     files = {row["sha256"] for p in plans for c in p.components for row in c.source.files}
     files |= {row["sha256"] for p in plans for row in p.toolchain.packages}
     files |= {p.toolchain.debootstrap["sha256"] for p in plans}

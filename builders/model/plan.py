@@ -32,6 +32,8 @@ VARIANTS = ("nokmem", "stock")
 #: repository in a folder. "auto" is the distribution where it has that version, else git.
 PROVIDERS = ("auto", "debian", "git", "dir")
 
+#: Where upstream's `make kubelet` leaves it, at every release.
+KUBELET_OUTPUT = "_output/local/bin/linux/amd64/kubelet"
 #: Where things are inside a builder. Fixed, so that no path of a machine reaches a binary.
 WORK = "/build"
 GO_CACHE = "/cache/go"
@@ -156,6 +158,7 @@ def resolve(request: BuildRequest, facts: Facts, *, recipe_sha256: str) -> Build
             next_step=f"use one of: {', '.join(PROVIDERS)}",
         )
     release = facts.release(request.kubernetes)
+    _refuse_unpatched(release)
     runc = facts.runc(request.runc or release.runc)
     _refuse_unusable(runc, facts.toolchain)
     toolchain = _toolchain(facts.toolchain, release, recipe_sha256)
@@ -189,6 +192,15 @@ def resolve(request: BuildRequest, facts: Facts, *, recipe_sha256: str) -> Build
     )
 
 
+def _refuse_unpatched(release: Release) -> None:
+    if release.mechanism == "backport":
+        raise UnavailableError(
+            f"the libcontainer in {release.version} has no nokmem tag, and no patch brings it yet",
+            place="patches/",
+            next_step="use v1.14.0 or later",
+        )
+
+
 def _refuse_unusable(runc: RuncRelease, toolchain: Toolchain) -> None:
     if runc.nokmem == "absent":
         raise UsageError(
@@ -214,7 +226,8 @@ def _packaged(facts: Facts, component: str, version: str) -> DebianSource:
         raise UnavailableError(
             f"the distribution does not hold {component} {version}",
             place="provider debian",
-            next_step="use another version, or for runc --runc-source git",
+            next_step="`matrix` says which source holds what; runc also comes from git "
+            "(--runc-source git)",
         )
     return source
 
@@ -280,7 +293,7 @@ def _kubelet(
     there in the control too, because without it the same sed passes all of GOFLAGS as tags.
     """
     home = f"{WORK}/kubelet"
-    extra = (release.nokmem_tag,) if variant == "nokmem" else ()
+    extra = ("nokmem",) if variant == "nokmem" and release.mechanism == "tag" else ()
     major, minor, _ = release.version.removeprefix("v").split(".")
     version_file = {
         "KUBE_GIT_COMMIT": release.commit,
@@ -307,7 +320,7 @@ def _kubelet(
             "KUBE_GIT_VERSION_FILE": f"{home}/version",
         },
         command=("make", "kubelet"),
-        output=f"{home}/src/{release.kubelet_output}",
+        output=f"{home}/src/{KUBELET_OUTPUT}",
         prints=(f"Kubernetes {release.version}",),
         accounting=variant == "stock" and release.mechanism != "not needed",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +26,13 @@ DATA = Path(__file__).parent / "data"
 VERSION = re.compile(r"v(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+GO = re.compile(r"1\.\d{1,2}(\.\d{1,2})?")
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 #: How a runc release keeps from accounting: by the build tag, not at all, or of its own.
 NOKMEM = ("tag", "absent", "not needed")
+#: How a kubelet is kept from accounting: by the build tag of the libcontainer it vendors, by a
+#: patch that brings this tag, or of its own.
+MECHANISMS = ("tag", "backport", "not needed")
 
 T = TypeVar("T")
 
@@ -69,7 +74,9 @@ class DebianSource:
 
 @dataclass(frozen=True)
 class Release:
-    """One Kubernetes release. `epoch` is the committer date of its tag, in seconds since 1970."""
+    """One Kubernetes release. `epoch` is the committer date of its tag, in seconds since 1970;
+    `go` what upstream built it with; `mechanism` one of MECHANISMS; `kubelet_tags` those that
+    its build script sets of its own; `runc` the release that is built beside it."""
 
     version: str
     commit: str
@@ -78,9 +85,19 @@ class Release:
     vendored_runc: str
     runc: str
     mechanism: str
-    nokmem_tag: str
     kubelet_tags: tuple[str, ...]
-    kubelet_output: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A component that was built from a source and passed every check. `date` is ISO 8601."""
+
+    component: str
+    release: str
+    source: str
+    go: str
+    date: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -145,11 +162,14 @@ class Facts:
         try:
             return self.releases[version]
         except KeyError:
-            near = difflib.get_close_matches(version, self.releases, n=3, cutoff=0)
+            asked = _version_numbers(version)
+            near = sorted(
+                self.releases, key=lambda known: _distance(_version_numbers(known), asked)
+            )
             raise UnknownReleaseError(
                 f"no facts are held about Kubernetes {version}",
                 place=str(self._folder / "kubernetes"),
-                next_step=f"nearest known: {', '.join(near)}",
+                next_step=f"nearest known: {', '.join(near[:3])}",
             ) from None
 
     def runc(self, version: str) -> RuncRelease:
@@ -171,10 +191,24 @@ class Facts:
 
     @cached_property
     def releases(self) -> dict[str, Release]:
+        pairs = _checked(self._folder / "pairs.toml", lambda data: dict(data["runc"]))
         found: dict[str, Release] = {}
-        for path in sorted((self._folder / "kubernetes").glob("*.toml")):
-            found.update(_checked(path, lambda data: _releases(data)))
-        return found
+        for path in (self._folder / "kubernetes").glob("*.toml"):
+            found.update(_checked(path, lambda data: _releases(data, pairs)))
+        return {version: found[version] for version in sorted(found, key=_version_numbers)}
+
+    @cached_property
+    def held(self) -> tuple[str, ...]:
+        """The Kubernetes releases that a source holds and no patch is wanting for."""
+        return tuple(
+            version
+            for version, release in self.releases.items()
+            if release.mechanism != "backport" and self.debian_source("kubernetes", version)
+        )
+
+    @cached_property
+    def proofs(self) -> tuple[Proof, ...]:
+        return _checked(self._folder / "proofs.toml", _proofs)
 
     @cached_property
     def runcs(self) -> dict[str, RuncRelease]:
@@ -239,28 +273,67 @@ def _text(table: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _releases(data: Mapping[str, Any]) -> dict[str, Release]:
-    _text(data["nokmem"], "evidence")
-    _text(data["kubelet"], "evidence")
+def _version_numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.removeprefix("v").split("."))
+
+
+def _distance(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def _releases(data: Mapping[str, Any], pairs: Mapping[str, str]) -> dict[str, Release]:
+    for name in ("commit", "go", "vendored_runc", "nokmem", "kubelet_tags"):
+        _text(data["evidence"], name)
+    known = list(data["releases"])
+    if known != sorted(known, key=_version_numbers):
+        raise ValueError("the releases are not in order")
+    mechanisms = _ranges(data["nokmem"], "mechanism", known)
+    tags = _ranges(data["kubelet_tags"], "tags", known)
     found = {}
     for version, fact in data["releases"].items():
-        for evidence in ("evidence", "go_evidence", "vendored_runc_evidence"):
-            _text(fact, evidence)
         if not _matching(VERSION, version, "release").startswith(f"v{data['minor']}."):
             raise ValueError(f"{version} is not a release of {data['minor']}")
+        if mechanisms[version] not in MECHANISMS:
+            raise ValueError(f"mechanism {mechanisms[version]!r} is not one of {MECHANISMS}")
         found[version] = Release(
             version=version,
             commit=_matching(COMMIT, fact["commit"], "commit"),
             epoch=int(fact["epoch"]),
-            go=_text(fact, "go"),
+            go=_matching(GO, fact["go"], "go"),
             vendored_runc=_text(fact, "vendored_runc"),
-            runc=_text(fact, "runc"),
-            mechanism=_text(data["nokmem"], "mechanism"),
-            nokmem_tag=_text(data["nokmem"], "tag"),
-            kubelet_tags=tuple(data["kubelet"]["tags"]),
-            kubelet_output=_text(data["kubelet"], "output"),
+            runc=pairs[data["minor"]],
+            mechanism=mechanisms[version],
+            kubelet_tags=tuple(tags[version]),
         )
     return found
+
+
+def _ranges(rows: Iterable[Mapping[str, Any]], name: str, known: list[str]) -> dict[str, Any]:
+    """release -> value, where each row's value holds from its release on."""
+    starts = {row["from"]: row[name] for row in rows}
+    if known and (known[0] not in starts or not set(starts) <= set(known)):
+        raise ValueError(f"{name} does not begin at {known[0]}, or at a release that is not here")
+    found: dict[str, Any] = {}
+    value: Any = None
+    for version in known:
+        value = starts.get(version, value)
+        found[version] = value
+    return found
+
+
+def _proofs(data: Mapping[str, Any]) -> tuple[Proof, ...]:
+    return tuple(
+        Proof(
+            component=component,
+            release=_text(row, "release"),
+            source=_text(row, "source"),
+            go=_matching(GO, row["go"], "go"),
+            date=_matching(DATE, row["date"], "date"),
+            sha256=_matching(SHA256, row["sha256"], "sha256"),
+        )
+        for component in ("kubernetes", "runc")
+        for row in data[component]
+    )
 
 
 def _runcs(data: Mapping[str, Any]) -> dict[str, RuncRelease]:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from builders.model.releases import Facts
 from builders.tools import apt, container, process, rootfs
-from builders.tools.cache import Cache
+from builders.tools.cache import Cache, sha256_of
 from tests.conftest import ROOT, VERSION, leave_out
 
 MINUTES = 60
@@ -76,6 +77,12 @@ def test_dist_names_no_mirror_and_no_place_of_this_machine(clone: Path, built: P
 def test_kubelet_says_exactly_its_version(built: Path) -> None:
     _, text = process.capture([str(built / "kubelet"), "--version"])
     assert text == f"Kubernetes {VERSION}"
+
+
+def test_the_bytes_are_those_that_were_proven(built: Path) -> None:
+    proofs = {(p.component, p.release, p.source): p.sha256 for p in Facts().proofs}
+    assert sha256_of(built / "kubelet") == proofs["kubernetes", VERSION, "debian"]
+    assert sha256_of(built / "runc") == proofs["runc", "1.0.0-rc93", "debian"]
 
 
 def test_the_real_binaries_verify(clone: Path, built: Path) -> None:

@@ -12,7 +12,12 @@ from builders.model.releases import DATA, Facts, load_toml
 
 EDITS = {
     "a commit cut short": ("kubernetes/1.20.toml", 'commit = "f', 'commit = "'),
-    "evidence taken away": ("kubernetes/1.20.toml", "go_evidence", "go_rumour"),
+    "evidence taken away": ("kubernetes/1.20.toml", "nokmem =", "rumour ="),
+    "a mechanism nobody knows": ("kubernetes/1.21.toml", '"not needed"', '"hope"'),
+    "a range from nowhere": ("kubernetes/1.21.toml", 'from = "v1.21.2"', 'from = "v1.21.99"'),
+    "releases out of order": ("kubernetes/1.20.toml", '"v1.20.15"', '"v1.20.0"'),
+    "a minor without a runc": ("pairs.toml", '"1.14"', '"1.41"'),
+    "a proof without a date": ("proofs.toml", 'date = "2026-11-20"', 'date = "soon"'),
     "empty evidence": ("targets.toml", 'glibc_evidence = "C', 'glibc_evidence = " " #'),
     "a release of another minor": ("kubernetes/1.20.toml", '"v1.20.2"', '"v1.19.2"'),
     "a hash with a wrong letter": ("debian/bookworm.toml", 'sha256 = "b83c', 'sha256 = "x83c'),
@@ -35,6 +40,7 @@ def load_all(folder: Path) -> Facts:
     facts = Facts(folder)
     assert facts.releases and facts.runcs and facts.runc_repository and facts.targets
     assert facts.toolchain and facts.debian_sources
+    assert facts.proofs
     return facts
 
 
@@ -52,15 +58,40 @@ def test_a_hole_is_refused(edit: tuple[str, str, str], tmp_path: Path) -> None:
     with pytest.raises(FactsError) as caught:
         load_all(tmp_path)
     user = name.replace(".lock", "")  # a lock is read for the facts that name its packages
-    assert caught.value.place in (str(tmp_path / name), str(tmp_path / user))
+    places = [str(tmp_path / name), str(tmp_path / user)]
+    places += [str(path) for path in (tmp_path / "kubernetes").iterdir() if name == "pairs.toml"]
+    assert caught.value.place in places
 
 
 def test_every_release_has_its_runc_and_a_source_of_both() -> None:
     facts = load_all(DATA)
     for release in facts.releases.values():
-        assert facts.runc(release.runc)
-        assert facts.debian_source("kubernetes", release.version)
-        assert facts.debian_source("runc", release.runc)
+        assert facts.runc(release.runc).nokmem in ("tag", "not needed")
+    assert facts.held == ("v1.20.2",)
+
+
+def test_every_patch_release_of_every_minor_is_there() -> None:
+    """v1.22.17 is the last one that exists and is not here."""
+    last = {9: 11, 10: 13, 11: 10, 12: 10, 13: 12, 14: 10, 15: 12, 16: 15, 17: 17, 18: 20, 19: 16,
+            20: 15, 21: 14, 22: 16}  # fmt: skip
+    wanted = [f"v1.{minor}.{patch}" for minor, end in last.items() for patch in range(end + 1)]
+    assert list(load_all(DATA).releases) == wanted
+
+
+def test_facts_that_are_known_from_elsewhere() -> None:
+    """The article's pair, and both ends of the tag's life."""
+    facts = load_all(DATA)
+    assert facts.release("v1.15.3").go == "1.12.9"
+    mechanisms = {v: facts.release(v).mechanism for v in ("v1.13.12", "v1.14.0", "v1.21.1")}
+    assert mechanisms == {"v1.13.12": "backport", "v1.14.0": "tag", "v1.21.1": "tag"}
+    assert facts.release("v1.21.2").mechanism == "not needed"
+
+
+def test_a_proof_is_of_something_known() -> None:
+    facts = load_all(DATA)
+    for proof in facts.proofs:
+        known = facts.releases if proof.component == "kubernetes" else facts.runcs
+        assert proof.release in known
 
 
 def test_every_package_says_what_it_is_for() -> None:

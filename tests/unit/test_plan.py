@@ -52,7 +52,7 @@ def tags_as_upstream_cuts_them(goflags: str) -> str:
 
 
 @pytest.mark.parametrize("variant", ["nokmem", "stock"])
-@pytest.mark.parametrize("version", sorted(FACTS.releases))
+@pytest.mark.parametrize("version", FACTS.held)
 def test_kubelet_tags_survive_upstreams_sed(version: str, variant: str) -> None:
     decided = pipeline.plan(BuildRequest(version, variant))
     kubelet = next(c for c in decided.components if c.name == "kubelet")
@@ -100,7 +100,21 @@ def test_a_malformed_version_is_refused(text: str) -> None:
 def test_an_unknown_version_is_refused_with_the_nearest_known() -> None:
     with pytest.raises(UnknownReleaseError) as caught:
         pipeline.plan(BuildRequest("v1.20.99"))
-    assert VERSION in caught.value.next_step
+    assert "v1.20.15, v1.20.14, v1.20.13" in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("version", "why"), [("v1.15.3", "does not hold kubernetes"), ("v1.13.12", "no nokmem tag")]
+)
+def test_a_known_release_that_cannot_be_built_yet_says_why(version: str, why: str) -> None:
+    with pytest.raises(UnavailableError, match=why):
+        pipeline.plan(BuildRequest(version))
+
+
+def test_the_matrix_claims_only_what_was_proven() -> None:
+    rows = {row.kubernetes: row for row in pipeline.matrix()}
+    assert [version for version, row in rows.items() if row.proven] == [VERSION]
+    assert (rows[VERSION].sources, rows["v1.15.3"].sources) == ("debian", "")
 
 
 @pytest.mark.parametrize("field", ["variant", "target", "runc_source"])
