@@ -10,6 +10,7 @@ Exit codes: 0 done, 1 unforeseen, 2 usage, 3 unknown release, 4 machine lacks so
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
 import sys
@@ -32,15 +33,22 @@ ROOT = Path(__file__).parent
 DIST = "dist"
 #: Bytes; no engine starts a container with less than 6 MB, no compiler lives in less than this.
 LEAST_MEMORY = 64 << 20
+#: What to build: the options that `plan` and `build` share.
+WHAT = {
+    "k8s": "Kubernetes release, such as v1.20.2",
+    "variant": "nokmem, or stock: the control, built the same but with accounting",
+    "target": "the nodes to build for",
+    "runc": "runc release, such as 1.0.0-rc10, instead of the one that goes with --k8s",
+    "runc_source": "auto, debian, git, or a folder with runc's repository",
+}
+
+#: Options have one spelling, the long one: a script should read like a sentence.
+command = functools.partial(task, auto_shortflags=False)
 
 
-@task(
+@command(
     help={
-        "k8s": "Kubernetes release, such as v1.20.2",
-        "variant": "nokmem, or stock: the control, built the same but with accounting",
-        "target": "the nodes to build for",
-        "runc": "runc release, such as 1.0.0-rc10, instead of the one that goes with --k8s",
-        "runc_source": "auto, debian, git, or a folder with runc's repository",
+        **WHAT,
         "format": "text or json",
     }
 )
@@ -89,7 +97,7 @@ def plan(
         terminal.facts(pairs)
 
 
-@task(help={"format": "text, markdown or json"})
+@command(help={"format": "text, markdown or json"})
 def matrix(
     _: Context,
     format: str = "text",  # noqa: A002 -- the option's name
@@ -127,13 +135,9 @@ def matrix(
             )
 
 
-@task(
+@command(
     help={
-        "k8s": "Kubernetes release, such as v1.20.2",
-        "variant": "nokmem, or stock: the control, built the same but with accounting",
-        "target": "the nodes to build for",
-        "runc": "runc release, such as 1.0.0-rc10, instead of the one that goes with --k8s",
-        "runc_source": "auto, debian, git, or a folder with runc's repository",
+        **WHAT,
         "builder": "auto, container or rootfs",
         "dist": "folder that receives <release>/",
         "memory": "limit of the build container, such as 4g",
@@ -178,7 +182,7 @@ def build(
         terminal.text(f"{place}: {', '.join(names)}; {len(report.checks)} checks passed")
 
 
-@task(help={"dist": "a folder that a build has made, such as dist/v1.20.2"})
+@command(help={"dist": "a folder that a build has made, such as dist/v1.20.2"})
 def verify(_: Context, dist: str) -> None:
     """Prove a dist folder again: files, hashes, architecture, libraries, version, nokmem.
 
@@ -199,7 +203,7 @@ def verify(_: Context, dist: str) -> None:
             raise pipeline.proof_error(report, dist)
 
 
-@task(help={"dist": "folder that would receive <release>/"})
+@command(help={"dist": "folder that would receive <release>/"})
 def doctor(_: Context, dist: str = DIST) -> None:
     """Say what this machine can do, and why not: builders, sources, disk, memory.
 
@@ -229,7 +233,7 @@ def doctor(_: Context, dist: str = DIST) -> None:
         terminal.text("this machine can build")
 
 
-@task(default=True, help={"files": "name every file instead of their sum"})
+@command(default=True, help={"files": "name every file instead of their sum"})
 def show(_: Context, files: bool = False) -> None:
     """Say what the cache keeps, how large it is, and whether it is still needed."""
     with _terminal() as terminal:
@@ -241,7 +245,7 @@ def show(_: Context, files: bool = False) -> None:
         terminal.table(("kind", "name", "size", "needed"), rows)
 
 
-@task(
+@command(
     help={
         "everything": "remove what is still needed too",
         "dry_run": "only say what would go",
@@ -262,7 +266,7 @@ def prune(_: Context, everything: bool = False, dry_run: bool = False) -> None:
         terminal.text(f"{'would remove' if dry_run else 'removed'} {len(gone)} things, {total}")
 
 
-@task(help={"write": "write the lock instead of only comparing"})
+@command(help={"write": "write the lock instead of only comparing"})
 def pins(_: Context, write: bool = False) -> None:
     """Resolve toolchain and distribution sources anew and print the difference to the lock.
 
@@ -292,7 +296,7 @@ def pins(_: Context, write: bool = False) -> None:
             raise Exit(code=1)
 
 
-@task(
+@command(
     help={
         "everything": "all levels, and what cannot run is a failure",
         "level": "only one level: unit, integration or e2e",
@@ -316,7 +320,7 @@ def test(_: Context, everything: bool = False, level: str = "", select: str = ""
     raise Exit(code=process.attached(words, cwd=ROOT))
 
 
-@task
+@command()
 def lint(_: Context) -> None:
     """Check style, types, import contracts, shell scripts and the lowest Python.
 
