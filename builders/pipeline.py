@@ -114,7 +114,9 @@ def build(
             _keep_log(folder, dist, decided, terminal)
             raise proof_error(report, str(dist / decided.name))
         described = manifest.describe(decided, binaries, folder, builder.name)
-        return manifest.put_in_place(folder, dist, decided, described), report
+        place = manifest.put_in_place(folder, dist, decided, described)
+        _failed_log(dist, decided).unlink(missing_ok=True)
+        return place, report
 
 
 def verify(folder: Path) -> tuple[Manifest, CheckReport]:
@@ -338,7 +340,11 @@ def _expect(decided: BuildPlan, name: str, sha256: str) -> Expected:
     return Expected(name, component.linking, component.accounting, component.prints, sha256)
 
 
+def _failed_log(dist: Path, decided: BuildPlan) -> Path:
+    return dist / f"{decided.name}.failed.log"
+
+
 def _keep_log(folder: Path, dist: Path, decided: BuildPlan, terminal: Terminal) -> None:
-    kept = dist / f"{decided.name}.failed.log"
+    kept = _failed_log(dist, decided)
     shutil.copyfile(folder / LOG, kept)
     terminal.say(f"the log of what failed: {kept}")

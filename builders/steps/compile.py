@@ -68,8 +68,9 @@ def compile_component(
             place=str(path),
             next_step="look at the disk that holds dist/, then build again",
         )
-    says = session.run([component.output, "--version"], environment=component.environment)
-    return Binary(component.name, path, path.stat().st_size, sha256, says.tail)
+    asked = session.run([component.output, "--version"], environment=component.environment)
+    says = asked.tail if asked.ok else (f"exit code {asked.exit_code}", *asked.tail)
+    return Binary(component.name, path, path.stat().st_size, sha256, says)
 
 
 def _run(

@@ -45,7 +45,7 @@ def examine(
         _builder("container", container.why_not(), "an engine answers"),
         _builder("rootfs", rootfs.why_not(), _rootfs_words()),
         _program("gpgv", "checks the archives' signatures"),
-        _program("setpriv", "runs a binary's --version without root's rights"),
+        _program("setpriv", "confines the binary that verify asks for its version"),
         _keyring(environment),
         *_suites(suites, environment),
         _disk("disk of the cache", cache.root, CACHE_NEEDS),

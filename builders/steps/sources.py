@@ -120,7 +120,7 @@ class Git:
         return SourceTree(component.name, path, strip=0)
 
     def _store(self, component: ComponentPlan) -> Path:
-        return self._cache.root / "git" / f"{component.name}.git"
+        return self._cache.repository(f"{component.name}.git")
 
 
 class Folder:

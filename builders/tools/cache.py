@@ -1,6 +1,7 @@
 """The cache folder: files by content, trees by key, and locks that die with their holder.
 
 files/<sha256>          verified downloads, named by what they are
+git/<component>.git     the pinned commits of a component, without history
 trees/<key>/            toolchain trees of the embedded builder
 go/<key>/               Go build caches of the embedded builder, one for each toolchain
 runs/<id>/ + <id>.lock  scratch of running builds; a folder whose lock is free is rubbish
@@ -95,10 +96,10 @@ class Cache:
     def identity(self) -> str:
         """A random name of this cache, by which things kept elsewhere are known as its own."""
         path = self.root / "identity"
-        if not path.exists():
-            with suppress(FileExistsError), path.open("x") as file:
-                file.write(secrets.token_hex(8))
-        return path.read_text()
+        with self.lock("identity"):
+            if not path.exists():
+                path.write_text(secrets.token_hex(8))
+            return path.read_text()
 
     def file(self, sha256: str) -> Path:
         """Where the file with this content is, or would be."""
@@ -107,6 +108,14 @@ class Cache:
     def files(self) -> list[Path]:
         """Every whole file in the cache."""
         return sorted(p for p in (self.root / "files").glob("*") if not p.name.startswith("."))
+
+    def repository(self, name: str) -> Path:
+        """Where the git store of that name is, or would be."""
+        return self.root / "git" / name
+
+    def repositories(self) -> list[Path]:
+        """Every git store in the cache."""
+        return sorted((self.root / "git").glob("*.git"))
 
     def holds(self, sha256: str) -> bool:
         """Whether the file is here and still has that content; a damaged one is removed."""

@@ -23,5 +23,8 @@ mount --bind "$file" "$root/binary"
 mount -o remount,bind,ro "$root/binary"
 mount -o remount,bind,ro "$root"
 cd "$root"
-exec chroot "$root" /usr/bin/setpriv ${id:+--reuid="$id" --regid="$id" --clear-groups} \
+# Not exec: this shell stays the first process, so that its end is the end of all the others,
+# whichever session they have moved to.
+chroot "$root" /usr/bin/setpriv ${id:+--reuid="$id" --regid="$id" --clear-groups} \
     --bounding-set=-all --inh-caps=-all --no-new-privs -- /binary "$@"
+exit $?

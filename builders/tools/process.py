@@ -118,10 +118,10 @@ def run(
     try:
         if timeout is not None:
             try:
-                output, _ = _communicate(process, timeout)
+                out, err = process.communicate(timeout=timeout)
             except subprocess.TimeoutExpired:
                 return Result(words, 124, (f"no answer within {timeout:g} s",))
-            for line in output.decode(errors="replace").splitlines():
+            for line in (out or err or b"").decode(errors="replace").splitlines():
                 tail.append(line)
                 if on_line:
                     on_line(line)
@@ -153,15 +153,6 @@ def capture(
 def attached(argv: Sequence[str], *, cwd: Path) -> int:
     """Run a developer's tool on this very terminal, with its environment; the exit code."""
     return subprocess.run(argv, cwd=cwd, stdin=subprocess.DEVNULL, check=False).returncode
-
-
-def _communicate(process: subprocess.Popen[bytes], timeout: float) -> tuple[bytes, bytes]:
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        _kill_group(process)
-        raise
-    return out or err or b"", b""
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -90,7 +90,7 @@ class Rootfs:
                     raise ToolchainError(
                         f"the tree's second stage failed with exit code {result.exit_code}",
                         place=str(recipe / "bootstrap.sh"),
-                        next_step="read the lines above; `nokmem doctor` checks the machine",
+                        next_step="read the lines above; `./run doctor` checks the machine",
                         detail=result.tail,
                     )
                 self._outside(["touch", str(root / COMPLETE)], on_line)
@@ -109,23 +109,14 @@ class Rootfs:
                 next_step="use --builder container, or set the limit around the whole command "
                 "(systemd-run --scope -p MemoryMax=...)",
             )
+        cores = _on_cores(limits.cpus)
         with self._cache.run_folder() as scratch:
             work, go = scratch / "work", self._cache.go(key)
             go.mkdir(parents=True, exist_ok=True)
             work.mkdir()
             owner = f"{BUILDER_ID}:{BUILDER_ID}"
             self._outside(["chown", owner, str(work), str(go)], lambda _: None)
-            prefix = self._enter(self._cache.tree(key), work, go)
-            if limits.cpus is not None:
-                count = int(limits.cpus)
-                if count != limits.cpus:
-                    raise UsageError(
-                        f"the embedded builder cannot give {limits.cpus:g} cores",
-                        place="--cpus",
-                        next_step="write a whole number, or use --builder container",
-                    )
-                cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))[:count])
-                prefix = [process.require("taskset", "to limit cores"), "-c", cpus, *prefix]
+            prefix = [*cores, *self._enter(self._cache.tree(key), work, go)]
             try:
                 yield RootfsSession(prefix)
             finally:
@@ -242,6 +233,20 @@ def _end_commands_in(folder: Path) -> None:
             words = entry.read_bytes().split(b"\0")
             if words[0] == b"unshare" and any(word.startswith(mark) for word in words):
                 os.killpg(int(entry.parent.name), signal.SIGKILL)
+
+
+def _on_cores(cpus: float | None) -> list[str]:
+    """The words that keep a command to so many cores; UsageError for a fraction."""
+    if cpus is None:
+        return []
+    if cpus != int(cpus):
+        raise UsageError(
+            f"the embedded builder cannot give {cpus:g} cores",
+            place="--cpus",
+            next_step="write a whole number, or use --builder container",
+        )
+    chosen = sorted(os.sched_getaffinity(0))[: int(cpus)]
+    return [process.require("taskset", "to limit cores"), "-c", ",".join(map(str, chosen))]
 
 
 def _unshare() -> list[str]:

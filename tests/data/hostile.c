@@ -9,8 +9,14 @@ static void tell(const char *what, int result)
     printf("%s %s\n", what, result < 0 ? "refused" : "DONE");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1 && argv[1][0] == 'h') { /* hang, away from whoever waits */
+        setsid();
+        for (;;)
+            sleep(3602);
+    }
+
     struct sockaddr_in to = {AF_INET, htons(PORT), {htonl(0x7f000001)}};
     tell("read", open("/etc/passwd", O_RDONLY));
     tell("see", open("/proc/1/cmdline", O_RDONLY));

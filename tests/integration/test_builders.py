@@ -166,6 +166,9 @@ def test_the_embedded_builder_refuses_a_limit_it_cannot_keep(
         rootfs_builder.start(key, Limits(memory=1 << 30)),
     ):
         pass
+    with pytest.raises(UsageError, match="cores"), rootfs_builder.start(key, Limits(cpus=0.5)):
+        pass
+    assert rootfs_builder.sweep() == 0, "a refusal left a room behind"
     with rootfs_builder.start(key, Limits(cpus=1)) as session:
         assert output(session, "nproc") == ["1"]
 

@@ -60,6 +60,14 @@ def test_what_today_needs_stays(rootfs_builder: rootfs.Rootfs, stocked: Cache) -
     assert kinds(stocked) == []
 
 
+def test_git_stores_are_listed_and_stay_unless_everything_goes(stocked: Cache) -> None:
+    (stocked.repository("runc.git") / "objects").mkdir(parents=True)
+    pipeline.prune(stocked, everything=False, dry_run=False)
+    assert kinds(stocked) == [("git", True)]
+    pipeline.prune(stocked, everything=True, dry_run=False)
+    assert kinds(stocked) == []
+
+
 def test_nothing_is_taken_from_a_running_build(stocked: Cache) -> None:
     with stocked.lock(pipeline.IN_USE, shared=True), pytest.raises(BusyError):
         pipeline.prune(stocked, everything=True, dry_run=False)

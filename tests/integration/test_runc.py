@@ -161,6 +161,8 @@ def test_a_hostile_program_is_confined_and_outlives_nothing(
         assert session.run(argv, environment=environment).ok
         binary = fetched(session, "/build/c/out", tmp_path)
         result, text = confined.run(binary.path, ["--version"], timeout=20)
+        hung, _ = confined.run(binary.path, ["hang"], timeout=2)
+    assert hung.exit_code == 124
     assert result.ok, text
     answers = dict(line.split() for line in text.splitlines())
     assert set(answers) == {"read", "see", "write-usr", "write-root", "connect", "chroot"}
@@ -282,7 +284,9 @@ def test_a_failed_build_leaves_the_earlier_one_whole(
     tmp_path: Path,
 ) -> None:
     only_runc(plan)
+    (tmp_path / "v1.20.2.failed.log").write_text("of an earlier failure")
     place = build(tmp_path, cache)
+    assert not (tmp_path / "v1.20.2.failed.log").exists()
     assert pipeline.verify(place)[1].passed
     before = {path.name: sha256_of(path) for path in place.iterdir()}
 
@@ -377,3 +381,22 @@ def test_a_source_with_a_makefile_is_built_by_it(
         )
     assert binary.says == (*component.prints, accounting)
     assert "github.com/opencontainers/runc" in packages
+
+
+def test_a_binary_that_prints_the_right_words_and_dies_is_rejected(
+    session: Session, plan: BuildPlan, stock: Binary, tmp_path: Path
+) -> None:
+    """In the room where it was built its exit code counts, not only its words."""
+    words = "\\n".join(runc_of(plan).prints)
+    body = f"static:\n\tprintf '#!/bin/sh\\necho \"{words}\"; exit 3\\n' >runc\n\tchmod 755 runc\n"
+    with tarfile.open(tmp_path / "source.tar", "w") as tar:
+        member = tarfile.TarInfo("Makefile")
+        member.size = len(body)
+        tar.addfile(member, io.BytesIO(body.encode()))
+    component = runc_of(pipeline.plan(BuildRequest("v1.20.2", runc="1.0.0-rc10")))
+    tree = SourceTree("runc", tmp_path / "source.tar", strip=0)
+    binary = compile_component(component, tree, session, tmp_path, lambda _: None, lambda _: None)
+    assert binary.says is not None and binary.says[0] == "exit code 3"
+    item = dataclasses.replace(expected(plan, stock.sha256), accounting=True)
+    report = checks.prove([(dataclasses.replace(stock, says=binary.says), item)], TARGET)
+    assert failed(report) == {"version"}
