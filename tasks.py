@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,11 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 if TYPE_CHECKING:
+    from builders.model.plan import BuildRequest, OwnArchive
+    from builders.model.settings import Settings
     from builders.steps.contents import Row
+    from builders.supply import Options
+    from builders.tools.builder import Limits
     from builders.tools.cache import Cache
     from builders.tools.terminal import Terminal
 
@@ -33,13 +38,21 @@ ROOT = Path(__file__).parent
 DIST = "dist"
 #: Bytes; no engine starts a container with less than 6 MB, no compiler lives in less than this.
 LEAST_MEMORY = 64 << 20
-#: What to build: the options that `plan` and `build` share.
+#: What to build: the options that `plan`, `build` and `fetch` share.
 WHAT = {
-    "k8s": "Kubernetes release, such as v1.20.2",
+    "k8s": "Kubernetes release, such as v1.15.3",
     "variant": "nokmem, or stock: the control, built the same but with accounting",
     "target": "the nodes to build for",
-    "runc": "runc release, such as 1.0.0-rc10, instead of the one that goes with --k8s",
-    "runc_source": "auto, debian, git, or a folder with runc's repository",
+    "runc": "runc release, such as 1.0.0-rc9, or a pair: same-age, article or current",
+    "k8s_source": "auto, debian, git, a repository's folder, an archive's file or URL",
+    "k8s_sha256": "the hash of that archive",
+    "runc_source": "auto, debian, git, a repository's folder, an archive's file or URL",
+    "runc_sha256": "the hash of that archive",
+    "toolchain": "auto, el7 or debian",
+    "go": "auto, official, distribution, or a version such as 1.12.9",
+    "kubelet_tags": "build tags of kubelet beside nokmem, such as providerless",
+    "runc_tags": "build tags of runc beside nokmem, instead of seccomp",
+    "patches": "folder with a series of your own, applied after the project's",
 }
 
 #: Options have one spelling, the long one: a script should read like a sentence.
@@ -58,40 +71,58 @@ def plan(
     variant: str = "nokmem",
     target: str = "el7",
     runc: str = "",
+    k8s_source: str = "auto",
+    k8s_sha256: str = "",
     runc_source: str = "auto",
+    runc_sha256: str = "",
+    toolchain: str = "",
+    go: str = "auto",
+    kubelet_tags: str = "",
+    runc_tags: str = "seccomp",
+    patches: str = "",
     format: str = "text",  # noqa: A002 -- the option's name
 ) -> None:
     """Print what a build would do: every source, hash, flag and deviation. Contacts nobody.
+
+    Where something is left to "auto", the first choice is shown, and what else a build may take.
 
     Exit codes: 2 usage, 3 unknown release, 5 no source known.
     """
     with _terminal() as terminal:
         from builders import pipeline
         from builders.errors import UsageError
-        from builders.model.plan import BuildRequest
 
         if format not in ("text", "json"):
             raise UsageError(
                 f"{format!r} is not a format", place="--format", next_step="use text or json"
             )
-        provider, _folders = _source(runc_source)
-        decided = pipeline.plan(BuildRequest(k8s, variant, target, runc, provider))
+        settings = _settings()
+        what = _What(
+            variant, target, runc, (k8s_source, k8s_sha256), (runc_source, runc_sha256),
+            toolchain, go, kubelet_tags, runc_tags, patches, settings,
+        )  # fmt: skip
+        request = what.request(k8s)
+        decided = pipeline.plan(request, what.patches)
         if format == "json":
             terminal.text(decided.to_json().rstrip("\n"))
             return
+        first, *others = pipeline.compilers(request)
         pairs = {
             "kubernetes": f"{decided.kubernetes} ({decided.kubernetes_commit})",
             "variant": f"{decided.variant}, by: {decided.mechanism}",
             "target": f"{decided.target.name}: glibc {decided.target.glibc}",
-            "toolchain": f"{decided.toolchain.name}, Go {decided.toolchain.go}, "
-            f"{len(decided.toolchain.packages)} packages, key {decided.toolchain.key[:16]}",
-            "epoch": str(decided.epoch),
+            "toolchain": f"{first}; key {decided.toolchain.key[:16]}",
         }
+        if others:
+            pairs["or, in its place"] = "; ".join(others)
+        pairs["epoch"] = str(decided.epoch)
         for component in decided.components:
             pairs[component.name] = (
-                f"{component.version}, {component.linking}, tags {' '.join(component.tags)}; from "
-                f"{component.source.provider} {component.source.revision}"
+                f"{component.version}, {component.linking}, tags {' '.join(component.tags)}; "
+                f"Go {component.go}; from {component.source.provider} {component.source.revision}"
             )
+            for patch in component.source.patches:
+                pairs[f"patch {patch['name'][:4]}"] = f"{component.name}: {patch['subject']}"
         for number, deviation in enumerate(decided.deviations):
             pairs[f"deviates {number + 1}"] = deviation
         terminal.facts(pairs)
@@ -143,6 +174,7 @@ def matrix(
         "memory": "limit of the build container, such as 4g",
         "cpus": "cores that the build may use, such as 2",
         "keep": "keep the build room to look into; its entry is printed",
+        "offline": "use the cache alone; what is missing is named all at once",
     }
 )
 def build(
@@ -151,12 +183,21 @@ def build(
     variant: str = "nokmem",
     target: str = "el7",
     runc: str = "",
+    k8s_source: str = "auto",
+    k8s_sha256: str = "",
     runc_source: str = "auto",
-    builder: str = "auto",
-    dist: str = DIST,
+    runc_sha256: str = "",
+    toolchain: str = "",
+    go: str = "auto",
+    kubelet_tags: str = "",
+    runc_tags: str = "seccomp",
+    patches: str = "",
+    builder: str = "",
+    dist: str = "",
     memory: str = "",
     cpus: str = "",
     keep: bool = False,
+    offline: bool = False,
 ) -> None:
     """Compile kubelet and runc without kernel-memory accounting, prove it, fill dist/<release>/.
 
@@ -165,21 +206,127 @@ def build(
     """
     with _terminal() as terminal:
         from builders import pipeline
-        from builders.model.plan import BuildRequest
         from builders.tools.builder import Limits
 
-        limits = Limits(_bytes(memory), _cores(cpus))
-        provider, folders = _source(runc_source)
-        place, report = pipeline.build(
-            BuildRequest(k8s, variant, target, runc, provider),
-            pipeline.Options(builder, limits, keep, folders),
-            Path(dist),
-            _cache(),
-            os.environ,
-            terminal,
+        settings = _settings()
+        what = _What(
+            variant, target, runc, (k8s_source, k8s_sha256), (runc_source, runc_sha256),
+            toolchain, go, kubelet_tags, runc_tags, patches, settings,
+        )  # fmt: skip
+        said = settings.build
+        limits = Limits(
+            _bytes(memory or said.get("memory", "")), _cores(cpus or said.get("cpus", ""))
         )
+        options = what.options(builder, limits, keep=keep, offline=offline)
+        folder = Path(dist or said.get("dist", DIST))
+        place, report = pipeline.build(what.request(k8s), options, folder, _cache(), terminal)
         names = sorted({check.binary for check in report.checks})
         terminal.text(f"{place}: {', '.join(names)}; {len(report.checks)} checks passed")
+
+
+@command(
+    help={
+        **WHAT,
+        "k8s": "Kubernetes releases, with commas between them: v1.15.3,v1.20.2",
+        "builder": "auto, container or rootfs",
+        "offline": "only say what is missing",
+    }
+)
+def fetch(
+    _: Context,
+    k8s: str,
+    variant: str = "nokmem",
+    target: str = "el7",
+    runc: str = "",
+    k8s_source: str = "auto",
+    k8s_sha256: str = "",
+    runc_source: str = "auto",
+    runc_sha256: str = "",
+    toolchain: str = "",
+    go: str = "auto",
+    kubelet_tags: str = "",
+    runc_tags: str = "seccomp",
+    patches: str = "",
+    builder: str = "",
+    offline: bool = False,
+) -> None:
+    """Fill the cache with all that builds of these releases need: `build --offline` works then.
+
+    Exit codes: 2 usage, 3 unknown release, 4 machine, 5 unavailable, 6 integrity, 7 toolchain.
+    """
+    with _terminal() as terminal:
+        from builders import pipeline
+        from builders.tools.builder import Limits
+
+        settings = _settings()
+        what = _What(
+            variant, target, runc, (k8s_source, k8s_sha256), (runc_source, runc_sha256),
+            toolchain, go, kubelet_tags, runc_tags, patches, settings,
+        )  # fmt: skip
+        requests = [what.request(version.strip()) for version in k8s.split(",")]
+        options = what.options(builder, Limits(), offline=offline)
+        for decided in pipeline.fetch(requests, options, _cache(), terminal):
+            sources = " and ".join(
+                f"{c.name} {c.version} from {c.source.provider}" for c in decided.components
+            )
+            terminal.text(f"{decided.kubernetes}: {sources}, Go {decided.toolchain.go[0].version}")
+
+
+@command(
+    help={
+        "check": "apply each release's series to its real tree",
+        "k8s": "releases, with commas between them, instead of the first and last of each minor",
+        "k8s_source": WHAT["k8s_source"],
+        "patches": WHAT["patches"],
+        "offline": "use the cache alone",
+        "format": "text or markdown",
+    }
+)
+def patches(
+    _: Context,
+    check: bool = False,
+    k8s: str = "",
+    k8s_source: str = "auto",
+    patches: str = "",
+    offline: bool = False,
+    format: str = "text",  # noqa: A002 -- the option's name
+) -> None:
+    """List the patches and what they serve; with --check, apply them to each release's real tree.
+
+    Exit codes: 1 one does not apply, 2 usage, 3 unknown release, 11 a malformed series.
+    """
+    with _terminal() as terminal:
+        from builders import pipeline
+        from builders.errors import UsageError
+        from builders.tools.builder import Limits
+
+        if format not in ("text", "markdown"):
+            raise UsageError(
+                f"{format!r} is not a format", place="--format", next_step="use text or markdown"
+            )
+        settings = _settings()
+        what = _What(
+            "nokmem", "el7", "", (k8s_source, ""), ("auto", ""), "debian", "auto", "", "seccomp",
+            patches, settings,
+        )  # fmt: skip
+        if not check:
+            columns: tuple[str, ...] = ("component", "patch", "serves", "what it does")
+            rows: list[tuple[str, ...]] = pipeline.patch_series(what.patches)
+        else:
+            versions = [v.strip() for v in k8s.split(",")] if k8s else pipeline.ends_of_minors()
+            found = pipeline.check_patches(
+                [what.request(version) for version in versions],
+                what.options("", Limits(), offline=offline), _cache(), terminal,
+            )  # fmt: skip
+            columns = ("Kubernetes", "patches", "on its real tree")
+            rows = [(r.kubernetes, ", ".join(r.patches) or "-", r.result) for r in found]
+        if format == "markdown":
+            for line in (columns, ["---"] * len(columns), *rows):
+                terminal.text(f"| {' | '.join(line)} |")
+        else:
+            terminal.table(columns, rows)
+        if check and not all(row.applied for row in found):
+            raise Exit(code=1)
 
 
 @command(help={"dist": "a folder that a build has made, such as dist/v1.20.2"})
@@ -214,7 +361,7 @@ def doctor(_: Context, dist: str = DIST) -> None:
         from builders.errors import MachineError
         from builders.steps import examine
 
-        findings = pipeline.doctor(_cache(), Path(dist), os.environ)
+        findings = pipeline.doctor(_cache(), Path(dist), _settings().environment(os.environ))
         terminal.table(
             ("", "what", "found"),
             (("ok" if row.ok else "no", row.name, row.found) for row in findings),
@@ -266,33 +413,51 @@ def prune(_: Context, everything: bool = False, dry_run: bool = False) -> None:
         terminal.text(f"{'would remove' if dry_run else 'removed'} {len(gone)} things, {total}")
 
 
-@command(help={"write": "write the lock instead of only comparing"})
-def pins(_: Context, write: bool = False) -> None:
-    """Resolve toolchain and distribution sources anew and print the difference to the lock.
+@command(
+    help={
+        "write": "write what was found instead of only comparing",
+        "kubernetes": "a repository of kubernetes, to read the facts of its releases again",
+        "runc": "a repository of opencontainers/runc, likewise",
+        "golang": "a repository of docker-library/golang, for the hashes of Go's archives",
+    }
+)
+def pins(
+    _: Context, write: bool = False, kubernetes: str = "", runc: str = "", golang: str = ""
+) -> None:
+    """Resolve toolchain and distribution sources anew and print the difference to the lock; or,
+    given repositories, read the evidence again and print the difference to the data.
 
-    Exit codes: 1 they differ, 4 no apt, 5 unavailable, 6 integrity.
+    Exit codes: 1 they differ, 2 no repository, 4 no apt, 5 unavailable, 6 integrity.
     """
     with _terminal() as terminal:
         import difflib
 
         from builders import pipeline
 
-        path, text = pipeline.relock(os.environ)
-        old = path.read_text() if path.exists() else ""
-        name = str(path.relative_to(ROOT))
-        difference = difflib.unified_diff(
-            old.splitlines(),
-            text.splitlines(),
-            f"{name} (written)",
-            f"{name} (archive)",
-            lineterm="",
-        )
-        for line in difference:
-            terminal.text(line)
-        if write:
-            path.write_text(text)
-        terminal.say(f"{name}: {'as the archive' if old == text else 'differs from the archive'}")
-        if old != text and not write:
+        if kubernetes or runc or golang:
+            origin = "upstream"
+            found = pipeline.reread(*(Path(x) if x else None for x in (kubernetes, runc, golang)))
+        else:
+            origin = "the archive"
+            found = dict([pipeline.relock(_settings().environment(os.environ))])
+        differ = False
+        for path, text in found.items():
+            old = path.read_text(encoding="utf-8") if path.exists() else ""
+            name = str(path.relative_to(ROOT))
+            difference = difflib.unified_diff(
+                old.splitlines(),
+                text.splitlines(),
+                f"{name} (written)",
+                f"{name} ({origin.removeprefix('the ')})",
+                lineterm="",
+            )
+            for line in difference:
+                terminal.text(line)
+            if write:
+                path.write_text(text, encoding="utf-8")
+            terminal.say(f"{name}: {'as' if old == text else 'differs from'} {origin}")
+            differ = differ or old != text
+        if differ and not write:
             raise Exit(code=1)
 
 
@@ -322,7 +487,7 @@ def test(_: Context, everything: bool = False, level: str = "", select: str = ""
 
 @command()
 def lint(_: Context) -> None:
-    """Check style, types, import contracts, shell scripts and the lowest Python.
+    """Check style, types, import contracts, shell scripts, Dockerfiles and the lowest Python.
 
     Exit codes: 1 a check failed, 4 shellcheck is not installed.
     """
@@ -332,6 +497,7 @@ def lint(_: Context) -> None:
     if shellcheck is None:
         raise Exit(f"shellcheck is missing: {process.install_hint('shellcheck')}", code=4)
     scripts = ["run", ".ci/run", *(str(p.relative_to(ROOT)) for p in ROOT.glob("[!.]*/**/*.sh"))]
+    dockerfiles = [str(p.relative_to(ROOT)) for p in ROOT.glob("dockerfiles/*/Dockerfile")]
     commands = (
         [_tool("ruff"), "check", "."],
         [_tool("ruff"), "format", "--check", "."],
@@ -339,6 +505,7 @@ def lint(_: Context) -> None:
         [_tool("lint-imports")],
         [_tool("vermin"), "--no-tips", "--target=3.10-", "--violations", "tasks.py", "builders"],
         [shellcheck, *scripts],
+        [_tool("hadolint"), *dockerfiles],
     )  # fmt: skip
     failed = [
         Path(command[0]).name for command in commands if process.attached(command, cwd=ROOT) != 0
@@ -369,13 +536,119 @@ def _rows(rows: Iterable[Row], files: bool) -> list[tuple[str, str, str, str]]:
     return found
 
 
-def _source(word: str) -> tuple[str, dict[str, Path]]:
-    """The provider that --runc-source names, and the folder, where it is one."""
-    from builders.model.plan import PROVIDERS
+@dataclass(frozen=True)
+class _What:
+    """The words of the options that say what to build, and what the settings add to them."""
 
-    if word in PROVIDERS and word != "dir":
-        return word, {}
-    return ("dir", {"runc": Path(word)}) if Path(word).is_dir() else (word, {})
+    variant: str
+    target: str
+    runc: str
+    k8s_source: tuple[str, str]
+    runc_source: tuple[str, str]
+    toolchain: str
+    go: str
+    kubelet_tags: str
+    runc_tags: str
+    own_patches: str
+    settings: Settings
+
+    @property
+    def patches(self) -> Path | None:
+        word = self.own_patches or self.settings.build.get("patches", "")
+        return Path(word) if word else None
+
+    def request(self, k8s: str) -> BuildRequest:
+        from builders.model.plan import BuildRequest
+
+        kubernetes, own_kubernetes, _ = _source("kubernetes", *self.k8s_source)
+        runc, own_runc, _ = _source("runc", *self.runc_source)
+        return BuildRequest(
+            k8s,
+            self.variant,
+            self.target,
+            self.runc,
+            kubernetes,
+            runc,
+            self.toolchain or self.settings.build.get("toolchain", "auto"),
+            self.go,
+            tuple(self.kubelet_tags.split()),
+            tuple(self.runc_tags.split()),
+            (*own_kubernetes, *own_runc, *self.settings.archives),
+        )
+
+    def options(
+        self, builder: str, limits: Limits, *, keep: bool = False, offline: bool = False
+    ) -> Options:
+        from builders.steps.sources import Places
+        from builders.supply import Options
+
+        folders, archives = {}, dict(self.settings.places)
+        for component, (word, sha256) in (
+            ("kubernetes", self.k8s_source),
+            ("runc", self.runc_source),
+        ):
+            kind, own, place = _source(component, word, sha256)
+            if kind == "dir":
+                folders["kubelet" if component == "kubernetes" else component] = Path(place)
+            archives.update({archive.sha256: place for archive in own})
+        return Options(
+            Places(self.settings.environment(os.environ), folders, archives),
+            builder or self.settings.build.get("builder", "auto"),
+            limits,
+            keep,
+            offline,
+            self.patches,
+        )
+
+
+def _source(component: str, word: str, sha256: str) -> tuple[str, tuple[OwnArchive, ...], str]:
+    """The provider that a --...-source names, the archive, where it is one, and its place."""
+    import re
+
+    from builders.errors import UsageError
+    from builders.model.plan import PROVIDERS
+    from builders.model.settings import own_archive
+
+    option = "--k8s-sha256" if component == "kubernetes" else "--runc-sha256"
+    archive = "://" in word or Path(word).is_file()
+    if archive and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise UsageError(
+            f"an archive needs its sha256, {sha256 or 'nothing'!r} is none",
+            place=option,
+            next_step="give the 64 hexadecimal digits that its publisher names",
+        )
+    if sha256 and not archive:
+        raise UsageError(
+            f"there is no archive for this hash: {word!r} is no file and no URL",
+            place=option,
+            next_step=f"name the archive with {option.replace('sha256', 'source')}",
+        )
+    if archive:
+        return "archive", (own_archive(component, "", word, sha256),), word
+    if Path(word).is_dir() and word not in PROVIDERS:
+        return "dir", (), word
+    return word, (), ""
+
+
+def _settings() -> Settings:
+    """What nokmem.toml says: the one that NOKMEM_CONFIG names, else the one in this folder."""
+    from builders.errors import UsageError
+    from builders.model.settings import Settings, parse
+
+    named = os.environ.get("NOKMEM_CONFIG")
+    place = Path(named or "nokmem.toml").absolute()
+    try:
+        return parse(place.read_text(encoding="utf-8"), place)
+    except FileNotFoundError as error:
+        if not named:
+            return Settings()
+        raise UsageError(
+            "there is no such file", place=f"NOKMEM_CONFIG={named}", next_step="mend the variable"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"this is not UTF-8: {error.reason}", place=str(place), next_step="save it as UTF-8"
+        ) from error
 
 
 def _bytes(text: str) -> int | None:
@@ -452,5 +725,5 @@ def _terminal() -> Iterator[Terminal]:
         sys.stdout.flush()
 
 
-namespace = Collection(plan, matrix, build, verify, doctor, pins, test, lint)
+namespace = Collection(plan, matrix, build, fetch, patches, verify, doctor, pins, test, lint)
 namespace.add_collection(Collection("cache", show, prune))

@@ -2,50 +2,56 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from builders.errors import NokmemError, ProofError, UsageError
+from builders.errors import (
+    IntegrityError,
+    NokmemError,
+    ProofError,
+    UnavailableError,
+    UsageError,
+)
 from builders.model.artifact import LOG, Binary, CheckReport, Manifest
-from builders.model.plan import BuildPlan, BuildRequest, resolve
-from builders.model.releases import DATA, Facts, load_toml
-from builders.steps import checks, contents, examine, manifest, pins, sources, toolchain
+from builders.model.plan import BuildPlan, BuildRequest, choices, patches_for, resolve
+from builders.model.reading import load_toml
+from builders.model.releases import DATA, Facts
+from builders.steps import checks, contents, evidence, examine, manifest, patches, pins, toolchain
 from builders.steps.checks import Expected
-from builders.steps.compile import OnOutput, compile_component
+from builders.steps.compile import OnOutput, compile_component, put_go
 from builders.steps.contents import Row
-from builders.tools import apt, container, rootfs
-from builders.tools.builder import Builder, Limits
+from builders.steps.patches import Patched
+from builders.supply import RECIPES, Options, Supply, compiler_name, recipes
+from builders.tools import apt, container, gitrepo, rootfs
+from builders.tools.builder import Builder
 from builders.tools.cache import Cache
 from builders.tools.download import Downloader
 from builders.tools.terminal import Phase, Terminal
 
-RECIPE = Path(__file__).parents[1] / "dockerfiles/debian"
 BUILDERS = ("auto", "container", "rootfs")
 #: Builds share this lock; a prune wants it alone.
 IN_USE = "in-use"
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to build, as opposed to what: none of it may change a byte of the binaries.
+class PatchRow:
+    """What became of a release's series on its real tree."""
 
-    `folders` has the user's repository of each component that is planned from a "dir".
-    """
-
-    builder: str = "auto"
-    limits: Limits = field(default_factory=Limits)
-    keep: bool = False
-    folders: Mapping[str, Path] = field(default_factory=dict)
+    kubernetes: str
+    patches: tuple[str, ...]
+    applied: bool
+    result: str
 
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """One Kubernetes release. `proven` and `runc_proven` are ISO dates of a build that passed,
-    or ""; `sources` what can give it here, or ""."""
+    """One Kubernetes release. `proven` and `runc_proven` say when a build passed, with what, or
+    are ""; `sources` is what holds it."""
 
     kubernetes: str
     go: str
@@ -57,38 +63,27 @@ class MatrixRow:
     runc_proven: str
 
 
-def plan(request: BuildRequest) -> BuildPlan:
-    """Decide the whole build. Contacts nobody."""
-    return resolve(request, Facts(), recipe_sha256=recipe_sha256(RECIPE))
+def plan(request: BuildRequest, own_patches: Path | None = None) -> BuildPlan:
+    """Decide the whole build, each "auto" as the first of its choices. Contacts nobody."""
+    return resolve(request, Facts(own_patches=own_patches), recipes=recipes(RECIPES))
 
 
 def build(
-    request: BuildRequest,
-    options: Options,
-    dist: Path,
-    cache: Cache,
-    environment: Mapping[str, str],
-    terminal: Terminal,
+    request: BuildRequest, options: Options, dist: Path, cache: Cache, terminal: Terminal
 ) -> tuple[Path, CheckReport]:
     """Plan, fetch, make the toolchain, compile, prove, and put the result into dist/.
 
     A failure leaves what stood in dist/ as it was; the log of what failed lies beside it.
     """
-    decided = plan(request)
-    debian = sources.Debian(cache, environment)
-    providers = {
-        component.name: sources.provider(
-            component, cache, environment, options.folders, terminal.say
-        )
-        for component in decided.components
-    }
+    facts = Facts(own_patches=options.patches)
+    name = plan(request, options.patches).name
     with ExitStack() as stack:
         builder = choose(options.builder, cache, terminal)
         stack.callback(builder.close)
         stack.enter_context(cache.lock(IN_USE, shared=True))
-        stack.enter_context(manifest.hold(dist, decided.name))
+        stack.enter_context(manifest.hold(dist, name))
         builder.sweep()
-        folder = manifest.staging(dist, decided.name)
+        folder = manifest.staging(dist, name)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         log = stack.enter_context((folder / LOG).open("w", encoding="utf-8"))
 
@@ -96,14 +91,14 @@ def build(
             log.write(line + "\n")
 
         try:
-            _fetch(decided, providers, terminal)
-            _make_toolchain(decided, builder, debian, cache, terminal, write)
-            binaries = _compile(
-                decided, builder, providers, options, cache, folder, terminal, write
-            )
+            supply = Supply(facts, options, cache, terminal, builder)
+            decided = supply.settle(request)
+            patched = _patch(decided, ["kubelet", "runc"], facts, supply)
+            _make_toolchain(decided, builder, supply, terminal, write)
+            binaries = _compile(decided, builder, supply, patched, folder, write)
         except NokmemError:
             log.flush()
-            _keep_log(folder, dist, decided, terminal)
+            _keep_log(folder, dist, name, terminal)
             raise
         log.flush()
         with terminal.phase("prove"):
@@ -111,12 +106,32 @@ def build(
             report = checks.prove(items, decided.target)
         manifest.write_plan_and_report(folder, decided, report)
         if not report.passed:
-            _keep_log(folder, dist, decided, terminal)
-            raise proof_error(report, str(dist / decided.name))
+            _keep_log(folder, dist, name, terminal)
+            raise proof_error(report, str(dist / name))
         described = manifest.describe(decided, binaries, folder, builder.name)
         place = manifest.put_in_place(folder, dist, decided, described)
-        _failed_log(dist, decided).unlink(missing_ok=True)
+        _failed_log(dist, name).unlink(missing_ok=True)
         return place, report
+
+
+def fetch(
+    requests: Iterable[BuildRequest], options: Options, cache: Cache, terminal: Terminal
+) -> tuple[BuildPlan, ...]:
+    """Leave in the cache all that builds of these would need, and tell what each will be."""
+    facts = Facts(own_patches=options.patches)
+    with ExitStack() as stack:
+        builder = choose(options.builder, cache, terminal)
+        stack.callback(builder.close)
+        stack.enter_context(cache.lock(IN_USE, shared=True))
+        supply = Supply(facts, options, cache, terminal, builder)
+        decided = tuple(supply.settle(request) for request in requests)
+        for one in decided:
+            if one.toolchain.image is not None:
+                _make_toolchain(one, builder, supply, terminal, lambda _: None)
+            else:
+                with terminal.phase(f"fetch toolchain {one.toolchain.name}", "bytes") as phase:
+                    supply.fetch_toolchain(one, phase)
+    return decided
 
 
 def verify(folder: Path) -> tuple[Manifest, CheckReport]:
@@ -128,15 +143,7 @@ def verify(folder: Path) -> tuple[Manifest, CheckReport]:
     """
     described = manifest.read(folder)
     rows = {row["name"]: row for row in described.data["binaries"]}
-    runc = rows.get("runc", {"version": "", "source": {"provider": "auto"}})
-    decided = plan(
-        BuildRequest(
-            described.kubernetes,
-            target=str(described.data["target"]),
-            runc=str(runc["version"]),
-            runc_source=str(runc["source"]["provider"]),
-        )
-    )
+    decided = plan(dataclasses.replace(described.request, variant="nokmem"))
     names = {component.name for component in decided.components}
     if set(rows) != names:
         raise ProofError(
@@ -158,23 +165,33 @@ def doctor(cache: Cache, dist: Path, environment: Mapping[str, str]) -> tuple[ex
     """What this machine can do and why not: builders, sources, disk, memory."""
     facts = Facts()
     suites = {source.files[0].suite for source in facts.debian_sources.values()}
-    return examine.examine(cache, dist, environment, sorted(suites | set(facts.toolchain.suites)))
+    suites |= {suite for t in facts.toolchains.values() if t.seed for suite in t.seed.suites}
+    return examine.examine(cache, dist, environment, sorted(suites))
 
 
 def matrix() -> tuple[MatrixRow, ...]:
     """What is known of every release, which sources hold it, and what was really proven."""
     facts = Facts()
-    proven = {(p.component, p.release): p.date for p in facts.proofs}
+    proven = {(p.component, p.release): p for p in facts.proofs}
+
+    def say(component: str, release: str) -> str:
+        proof = proven.get((component, release))
+        return (
+            f"{proof.date}, Go {proof.go}" + (f", {proof.note}" if proof.note else "")
+            if proof
+            else ""
+        )
+
     return tuple(
         MatrixRow(
             kubernetes=release.version,
             go=release.go,
             vendored_runc=release.vendored_runc,
             nokmem=release.mechanism,
-            runc=release.runc,
-            sources="debian" if facts.debian_source("kubernetes", release.version) else "",
-            proven=proven.get(("kubernetes", release.version), ""),
-            runc_proven=proven.get(("runc", release.runc), ""),
+            runc=release.runc(),
+            sources="debian, git" if facts.debian_source("kubernetes", release.version) else "git",
+            proven=say("kubernetes", release.version),
+            runc_proven=say("runc", release.runc()),
         )
         for release in facts.releases.values()
     )
@@ -187,6 +204,42 @@ def relock(environment: Mapping[str, str]) -> tuple[Path, str]:
     with Downloader(apt.proxies(environment)) as downloader:
         archive = apt.Archive(downloader, mirrors, keyring)
         return DATA / "debian/bullseye.lock.toml", pins.lock_text(archive, facts, keyring)
+
+
+def reread(kubernetes: Path | None, runc: Path | None, golang: Path | None) -> dict[Path, str]:
+    """The data files whose evidence lies in these repositories, read again: path -> new text.
+
+    Without runc's repository, the commits in data/runc.toml name what Kubernetes vendors.
+    """
+    facts = Facts()
+    texts: dict[Path, str] = {}
+    if kubernetes:
+        if runc:
+            names = {tag: tagged.commit for tag, tagged in gitrepo.tags(runc).items()}
+        else:
+            names = {f"v{release.version}": release.commit for release in facts.runcs.values()}
+        held = {path.stem: path for path in (DATA / "kubernetes").glob("*.toml")}
+        read = partial(gitrepo.texts, kubernetes)
+        minors = evidence.kubernetes(held, gitrepo.tags(kubernetes), read, names)
+        for minor, releases in minors.items():
+            texts[held[minor]] = evidence.kubernetes_text(_text(held[minor]), releases)
+        built_with = {release.go for releases in minors.values() for release in releases}
+    else:
+        built_with = {release.go for release in facts.releases.values()}
+    if runc:
+        path = DATA / "runc.toml"
+        found = evidence.runc(gitrepo.tags(runc), partial(gitrepo.texts, runc))
+        texts[path] = evidence.runc_text(_text(path), found)
+    if golang:
+        path = DATA / "go.toml"
+        changes = gitrepo.history(golang, evidence.DOCKERFILES)
+        rows = evidence.go_archives(changes, built_with | set(facts.go_archives))
+        texts[path] = evidence.go_text(_text(path), rows)
+    return texts
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def cache_rows(cache: Cache) -> tuple[Row, ...]:
@@ -205,12 +258,17 @@ def prune(cache: Cache, *, everything: bool, dry_run: bool) -> tuple[Row, ...]:
 
 
 def _rows(cache: Cache, builders: Iterable[Builder]) -> tuple[Row, ...]:
-    facts, recipe = Facts(), recipe_sha256(RECIPE)
-    plans = [resolve(BuildRequest(version), facts, recipe_sha256=recipe) for version in facts.held]
-    files = {row["sha256"] for p in plans for c in p.components for row in c.source.files}
-    files |= {row["sha256"] for p in plans for row in p.toolchain.packages}
-    files |= {p.toolchain.debootstrap["sha256"] for p in plans}
-    return contents.rows(cache, files, {p.toolchain.key for p in plans}, builders)
+    """Needed is what some release needs of the data's own: sources, Go archives, toolchains."""
+    facts, hashes = Facts(), recipes(RECIPES)
+    newest = next(reversed(facts.releases))
+    made = [
+        resolve(BuildRequest(newest, toolchain=name), facts, recipes=hashes).toolchain
+        for name in facts.toolchains
+    ]
+    files = {file.sha256 for source in facts.debian_sources.values() for file in source.files}
+    files |= {row["sha256"] for toolchain in made for row in toolchain.packages}
+    files |= {archive.sha256 for archive in facts.go_archives.values()}
+    return contents.rows(cache, files, {toolchain.key for toolchain in made}, builders)
 
 
 @contextmanager
@@ -258,34 +316,84 @@ def proof_error(report: CheckReport, place: str) -> ProofError:
     )
 
 
-def recipe_sha256(folder: Path) -> str:
-    """One hash over the files of a toolchain's recipe."""
-    digest = hashlib.sha256()
-    for name in ("Dockerfile", "bootstrap.sh"):
-        body = (folder / name).read_bytes()
-        digest.update(f"{name}\0{len(body)}\0".encode() + body)
-    return digest.hexdigest()
+def compilers(request: BuildRequest) -> tuple[str, ...]:
+    """What may compile a request, in the order in which it is tried."""
+    return tuple(compiler_name(t, go) for t, go in choices(request, Facts()).compiler)
 
 
-def _fetch(
-    decided: BuildPlan, providers: Mapping[str, sources.Provider], terminal: Terminal
-) -> None:
-    with terminal.phase("fetch sources", "bytes") as phase:
-        for component in decided.components:
-            providers[component.name].fetch(component, lambda count: phase.step(amount=count))
-        phase.note = "" if phase.count else "nothing downloaded"
+def patch_series(own: Path | None) -> list[tuple[str, ...]]:
+    """Every patch: its component, its name, the releases it serves, its subject."""
+    return [
+        (patch.component, patch.name, f"{patch.serves[0]} to {patch.serves[-1]}", patch.subject)
+        for patch in Facts(own_patches=own).patches
+    ]
+
+
+def ends_of_minors() -> list[str]:
+    """The first and the last release of each minor."""
+    found: dict[str, list[str]] = {}
+    for version in Facts().releases:
+        found.setdefault(version.rpartition(".")[0], []).append(version)
+    return [end for known in found.values() for end in (known[0], known[-1])]
+
+
+def check_patches(
+    requests: Iterable[BuildRequest], options: Options, cache: Cache, terminal: Terminal
+) -> tuple[PatchRow, ...]:
+    """Apply each Kubernetes release's series to its real tree; a row for each release."""
+    facts = Facts(own_patches=options.patches)
+    supply = Supply(facts, options, cache, terminal)
+    rows = []
+    for request in requests:
+        version = facts.release(request.kubernetes).version
+        names = tuple(patch.name for patch in patches_for(facts, "kubernetes", version))
+        applied, result = True, "nothing to apply"
+        if names:
+            try:
+                decided = supply.settle_kubernetes(request)
+                done = _patch(decided, ["kubelet"], facts, supply)["kubelet"]
+                result = f"applies: {len(done.files)} files, commit {done.commit[:12]}"
+            except (IntegrityError, UnavailableError) as error:
+                applied, result = False, f"FAILS: {error.fact} ({error.place})"
+        rows.append(PatchRow(version, names, applied, result))
+    return tuple(rows)
+
+
+def _patch(
+    decided: BuildPlan, names: Iterable[str], facts: Facts, supply: Supply
+) -> dict[str, Patched]:
+    """The files that the patches of the named components change."""
+    found = {}
+    for component in (c for c in decided.components if c.name in names):
+        kind = "kubernetes" if component.name == "kubelet" else component.name
+        series = patches_for(facts, kind, component.version)
+        if not series:
+            found[component.name] = Patched({}, "")
+            continue
+        provider = supply.provider(decided, component.name)
+        with supply.terminal.phase(f"patch {component.name} {component.version}") as phase:
+            with supply.cache.run_folder() as scratch:
+                try:
+                    source, work = scratch / "source", scratch / "work"
+                    source.mkdir()
+                    work.mkdir()
+                    done = patches.apply(
+                        component,
+                        series,
+                        partial(provider.read, component, folder=source),
+                        work,
+                    )
+                finally:
+                    shutil.rmtree(scratch)
+            phase.note = f"{len(series)} patches, commit {done.commit[:12]}"
+        found[component.name] = done
+    return found
 
 
 def _make_toolchain(
-    decided: BuildPlan,
-    builder: Builder,
-    debian: sources.Debian,
-    cache: Cache,
-    terminal: Terminal,
-    write: OnOutput,
+    decided: BuildPlan, builder: Builder, supply: Supply, terminal: Terminal, write: OnOutput
 ) -> None:
     wanted = decided.toolchain
-    packages = (wanted.debootstrap, *wanted.packages)
     with terminal.phase(f"toolchain {wanted.name}", "bytes") as phase:
 
         def take(line: str) -> None:
@@ -295,40 +403,53 @@ def _make_toolchain(
         made = toolchain.ensure(
             builder,
             wanted,
-            cache,
-            RECIPE,
-            lambda: debian.fetch_files(packages, lambda count: phase.step(amount=count)),
+            supply.cache,
+            RECIPES,
+            supply.options.places.environment,
+            lambda: supply.fetch_toolchain(decided, phase),
             take,
         )
-        phase.note = f"Go {wanted.go}" + ("" if made else ", reused")
+        phase.note = "" if made else "reused"
 
 
 def _compile(
     decided: BuildPlan,
     builder: Builder,
-    providers: Mapping[str, sources.Provider],
-    options: Options,
-    cache: Cache,
+    supply: Supply,
+    patched: Mapping[str, Patched],
     folder: Path,
-    terminal: Terminal,
     write: OnOutput,
 ) -> list[Binary]:
     binaries = []
+    options, terminal = supply.options, supply.terminal
     with builder.start(decided.toolchain.key, options.limits, keep=options.keep) as session:
         if options.keep:
             terminal.say(f"this room is kept: {session.entry}")
+        for go in decided.toolchain.go:
+            if go.archive:
+                with terminal.phase(f"unpack Go {go.version}"):
+                    put_go(go, supply.go.file(go), session, write)
         for component in decided.components:
             title = f"compile {component.name} {component.version}"
-            with terminal.phase(title, "packages") as phase, cache.run_folder() as scratch:
+            with terminal.phase(title, "packages") as phase, supply.cache.run_folder() as scratch:
 
                 def take(line: str, phase: Phase = phase) -> None:
                     write(line)
                     phase.line(line)
 
+                phase.note = f"Go {component.go}"
                 try:
-                    source = providers[component.name].tree(component, scratch)
+                    source = supply.provider(decided, component.name).tree(component, scratch)
                     binaries.append(
-                        compile_component(component, source, session, folder, take, phase.step)
+                        compile_component(
+                            component,
+                            source,
+                            patched[component.name].files,
+                            session,
+                            folder,
+                            take,
+                            phase.step,
+                        )
                     )
                 finally:
                     shutil.rmtree(scratch)
@@ -340,11 +461,11 @@ def _expect(decided: BuildPlan, name: str, sha256: str) -> Expected:
     return Expected(name, component.linking, component.accounting, component.prints, sha256)
 
 
-def _failed_log(dist: Path, decided: BuildPlan) -> Path:
-    return dist / f"{decided.name}.failed.log"
+def _failed_log(dist: Path, name: str) -> Path:
+    return dist / f"{name}.failed.log"
 
 
-def _keep_log(folder: Path, dist: Path, decided: BuildPlan, terminal: Terminal) -> None:
-    kept = _failed_log(dist, decided)
+def _keep_log(folder: Path, dist: Path, name: str, terminal: Terminal) -> None:
+    kept = _failed_log(dist, name)
     shutil.copyfile(folder / LOG, kept)
     terminal.say(f"the log of what failed: {kept}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +13,20 @@ from builders import pipeline
 from builders.model.plan import BuildPlan, BuildRequest
 from builders.steps import toolchain
 from builders.steps.sources import Debian
+from builders.supply import RECIPES
 from builders.tools import apt, container, rootfs
 from builders.tools.builder import Builder
 from builders.tools.cache import Cache
 
 VERSION = "v1.20.2"
+#: What the distribution alone can build, with nothing left to what a machine can reach.
+REQUEST = BuildRequest(VERSION, toolchain="debian", go="distribution")
 ROOT = Path(__file__).parents[1]
 HOW = {
     "container": "start an engine, then run the tests again",
     "rootfs": "run as root, or give this user subordinate ids; `./run doctor` says which",
+    "compose": "apt-get install docker-compose, or give docker its compose plugin",
+    "servers": "apt-get install debootstrap, then run these tests once as root; their image stays",
     "network": "give the machine a Debian mirror; `./run doctor` says which",
 }
 _left_out: set[str] = set()
@@ -53,12 +59,12 @@ def leave_out(request: pytest.FixtureRequest, what: str, why: str) -> None:
 
 @pytest.fixture(scope="session")
 def plan() -> BuildPlan:
-    return pipeline.plan(BuildRequest(VERSION))
+    return pipeline.plan(REQUEST)
 
 
 @pytest.fixture(scope="session")
 def stock_plan() -> BuildPlan:
-    return pipeline.plan(BuildRequest(VERSION, variant="stock"))
+    return pipeline.plan(dataclasses.replace(REQUEST, variant="stock"))
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +82,13 @@ def provider(request: pytest.FixtureRequest, cache: Cache) -> Debian:
 
 def _ready(builder: Builder, plan: BuildPlan, cache: Cache, provider: Debian) -> None:
     wanted = plan.toolchain
-    packages = (wanted.debootstrap, *wanted.packages)
     toolchain.ensure(
         builder,
         wanted,
         cache,
-        pipeline.RECIPE,
-        lambda: provider.fetch_files(packages, lambda _: None),
+        RECIPES,
+        os.environ,
+        lambda: provider.fetch_files(wanted.packages, lambda _: None),
         lambda _: None,
     )
 

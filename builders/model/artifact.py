@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from builders.errors import ProofError
+from builders.model.plan import BuildRequest, OwnArchive
 
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 SUMS = "SHA256SUMS"
@@ -87,6 +88,14 @@ class Manifest:
     @property
     def kubernetes(self) -> str:
         return str(self.data["kubernetes"])
+
+    @property
+    def request(self) -> BuildRequest:
+        """What was asked for, with nothing left open."""
+        row: dict[str, Any] = dict(self.data["request"])
+        own = tuple(OwnArchive(**archive) for archive in row.pop("own"))
+        tags: dict[str, Any] = {n: tuple(row.pop(n)) for n in ("kubelet_tags", "runc_tags")}
+        return BuildRequest(**row, **tags, own=own)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from builders.errors import FactsError, UnknownReleaseError, UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from builders.errors import UnknownReleaseError, UsageError
+from builders.model import toolchains
+from builders.model.reading import GO, SHA256, checked, load_toml, matching, text
+from builders.model.series import Patch, load_series
+from builders.model.toolchains import DebianSource, GoArchive, Target, Toolchain
 
 DATA = Path(__file__).parent / "data"
+PATCHES = Path(__file__).parents[2] / "patches"
 VERSION = re.compile(r"v(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-GO = re.compile(r"1\.\d{1,2}(\.\d{1,2})?")
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 #: How a runc release keeps from accounting: by the build tag, not at all, or of its own.
 NOKMEM = ("tag", "absent", "not needed")
@@ -34,63 +31,32 @@ NOKMEM = ("tag", "absent", "not needed")
 #: patch that brings this tag, or of its own.
 MECHANISMS = ("tag", "backport", "not needed")
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class DebianFile:
-    """A file of a Debian archive. `architecture` is "source" for a source package's file."""
-
-    suite: str
-    package: str
-    version: str
-    architecture: str
-    path: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class GoBuild:
-    """What upstream's Makefile gives the compiler, for a source that comes without it."""
-
-    flags: tuple[str, ...]
-    static_tags: tuple[str, ...]
-    static_ldflags: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DebianSource:
-    """Where the distribution holds a component's source; `fixes` are the CVEs that its own
-    patches mend."""
-
-    revision: str
-    files: tuple[DebianFile, ...]
-    evidence: str
-    unapplied: str = ""
-    fixes: tuple[str, ...] = ()
-    go_build: GoBuild | None = None
-
 
 @dataclass(frozen=True)
 class Release:
     """One Kubernetes release. `epoch` is the committer date of its tag, in seconds since 1970;
     `go` what upstream built it with; `mechanism` one of MECHANISMS; `kubelet_tags` those that
-    its build script sets of its own; `runc` the release that is built beside it."""
+    its build script sets of its own; `pairs` the runc that may be built beside it, by the pair's
+    name, the default one first."""
 
     version: str
     commit: str
     epoch: int
     go: str
     vendored_runc: str
-    runc: str
+    pairs: Mapping[str, str]
     mechanism: str
     kubelet_tags: tuple[str, ...]
+
+    def runc(self, asked: str = "") -> str:
+        """The runc release that goes with it: by a pair's name, the default pair's, or as asked."""
+        return self.pairs.get(asked or next(iter(self.pairs)), asked)
 
 
 @dataclass(frozen=True)
 class Proof:
-    """A component that was built from a source and passed every check. `date` is ISO 8601."""
+    """A component that was built from a source and passed every check. `date` is ISO 8601;
+    `note` says what was not as a plain build would have it."""
 
     component: str
     release: str
@@ -98,6 +64,16 @@ class Proof:
     go: str
     date: str
     sha256: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cve:
+    """A known fault, and where that can be read again."""
+
+    id: str
+    summary: str
+    evidence: str
 
 
 @dataclass(frozen=True)
@@ -111,45 +87,18 @@ class RuncRelease:
     prints: str
     default_tags: tuple[str, ...]
     nokmem: str
-    cves: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Toolchain:
-    """The packages, pinned, that a toolchain tree is made of.
-
-    `required` names those that are unpacked before the tree can run anything of its own.
-    """
-
-    name: str
-    suites: tuple[str, ...]
-    script: str
-    go: str
-    go_root: str
-    go_package: str
-    debootstrap: DebianFile
-    required: tuple[str, ...]
-    packages: tuple[DebianFile, ...]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the nodes have. `machine` is the ELF machine, `glibc` the highest symbol version."""
-
-    name: str
-    machine: str
-    machine_name: str
-    glibc: str
-    libseccomp: str
-    libraries: tuple[str, ...]
-    libseccomp_newer_symbols: tuple[str, ...]
+    cves: tuple[Cve, ...]
 
 
 class Facts:
     """Everything below one data folder. Parsed on first use, part by part."""
 
-    def __init__(self, folder: Path = DATA) -> None:
+    def __init__(
+        self, folder: Path = DATA, patches: Path = PATCHES, own_patches: Path | None = None
+    ) -> None:
         self._folder = folder
+        self._patches = patches
+        self._own_patches = own_patches
 
     def release(self, version: str) -> Release:
         """The facts of a Kubernetes release such as v1.20.2."""
@@ -162,10 +111,8 @@ class Facts:
         try:
             return self.releases[version]
         except KeyError:
-            asked = _version_numbers(version)
-            near = sorted(
-                self.releases, key=lambda known: _distance(_version_numbers(known), asked)
-            )
+            asked = version_numbers(version)
+            near = sorted(self.releases, key=lambda known: _distance(version_numbers(known), asked))
             raise UnknownReleaseError(
                 f"no facts are held about Kubernetes {version}",
                 place=str(self._folder / "kubernetes"),
@@ -184,45 +131,69 @@ class Facts:
                 next_step=f"known are {', '.join(self.runcs)}; nearest: {', '.join(near)}",
             ) from None
 
-    @property
-    def runc_repository(self) -> str:
-        """Upstream's repository."""
-        return _checked(self._folder / "runc.toml", lambda data: _text(data, "repository"))
+    @cached_property
+    def repositories(self) -> dict[str, str]:
+        """Upstream's repository of each component."""
+        return {
+            "kubernetes": checked(
+                self._folder / "kubernetes.toml", lambda data: text(data, "repository")
+            ),
+            "runc": checked(self._folder / "runc.toml", lambda data: text(data, "repository")),
+        }
 
     @cached_property
     def releases(self) -> dict[str, Release]:
-        pairs = _checked(self._folder / "pairs.toml", lambda data: dict(data["runc"]))
+        pairs = checked(self._folder / "kubernetes.toml", _pairs)
         found: dict[str, Release] = {}
         for path in (self._folder / "kubernetes").glob("*.toml"):
-            found.update(_checked(path, lambda data: _releases(data, pairs)))
-        return {version: found[version] for version in sorted(found, key=_version_numbers)}
-
-    @cached_property
-    def held(self) -> tuple[str, ...]:
-        """The Kubernetes releases that a source holds and no patch is wanting for."""
-        return tuple(
-            version
-            for version, release in self.releases.items()
-            if release.mechanism != "backport" and self.debian_source("kubernetes", version)
-        )
+            found.update(checked(path, lambda data: _releases(data, pairs)))
+        return {version: found[version] for version in sorted(found, key=version_numbers)}
 
     @cached_property
     def proofs(self) -> tuple[Proof, ...]:
-        return _checked(self._folder / "proofs.toml", _proofs)
+        return checked(self._folder / "proofs.toml", _proofs)
 
     @cached_property
     def runcs(self) -> dict[str, RuncRelease]:
-        return _checked(self._folder / "runc.toml", lambda data: _runcs(data))
+        return checked(self._folder / "runc.toml", _runcs)
 
     @cached_property
     def targets(self) -> dict[str, Target]:
-        return _checked(self._folder / "targets.toml", lambda data: _targets(data))
+        return checked(self._folder / "targets.toml", toolchains.targets)
 
     @cached_property
-    def toolchain(self) -> Toolchain:
-        return _checked(
-            self._folder / "debian/bullseye.toml", lambda data: _toolchain(data, self._lock)
-        )
+    def toolchains(self) -> dict[str, Toolchain]:
+        """The toolchains by name, the better ones first."""
+        return {
+            "el7": checked(self._folder / "el7.toml", toolchains.image_toolchain),
+            "debian": checked(
+                self._folder / "debian/bullseye.toml",
+                lambda data: toolchains.debian_toolchain(data, self._lock),
+            ),
+        }
+
+    @cached_property
+    def go_archives(self) -> dict[str, GoArchive]:
+        """The official Go archives by version."""
+        return checked(self._folder / "go.toml", toolchains.go_archives)
+
+    @cached_property
+    def go_source(self) -> str:
+        """Where upstream keeps them: the URL of a folder."""
+        return checked(self._folder / "go.toml", lambda data: text(data, "source"))
+
+    @cached_property
+    def patches(self) -> tuple[Patch, ...]:
+        """The project's series, then the user's, in the order in which they are applied."""
+        found = load_series(self._patches, self.known)
+        if self._own_patches is not None:
+            found += load_series(self._own_patches, self.known, own=True)
+        return found
+
+    @property
+    def known(self) -> dict[str, tuple[str, ...]]:
+        """The releases of each component, oldest first."""
+        return {"kubernetes": tuple(self.releases), "runc": tuple(self.runcs)}
 
     def debian_source(self, component: str, version: str) -> DebianSource | None:
         """The distribution's source of a component, or None where it holds no such version."""
@@ -230,50 +201,19 @@ class Facts:
 
     @cached_property
     def debian_sources(self) -> dict[tuple[str, str], DebianSource]:
-        found = _checked(self._folder / "debian/bookworm.toml", _source_packages)
-        found |= _checked(
-            self._folder / "debian/bullseye.toml", lambda data: _binary_sources(data, self._lock)
+        found = checked(self._folder / "debian/bookworm.toml", toolchains.source_packages)
+        found |= checked(
+            self._folder / "debian/bullseye.toml",
+            lambda data: toolchains.binary_sources(data, self._lock),
         )
         return found
 
     @cached_property
     def _lock(self) -> Mapping[str, Any]:
-        return _checked(self._folder / "debian/bullseye.lock.toml", lambda data: data)
+        return load_toml(self._folder / "debian/bullseye.lock.toml")
 
 
-def load_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as plain data; FactsError with file and position where it is broken."""
-    try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FactsError(f"cannot be read: {error}", place=str(path)) from error
-    return data
-
-
-def _checked(path: Path, build: Callable[[dict[str, Any]], T]) -> T:
-    data = load_toml(path)
-    try:
-        return build(data)
-    except KeyError as error:
-        raise FactsError(f"the key {error.args[0]!r} is missing", place=str(path)) from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise FactsError(str(error), place=str(path)) from error
-
-
-def _matching(pattern: re.Pattern[str], value: object, name: str) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"{name} is malformed: {value!r}")
-    return value
-
-
-def _text(table: Mapping[str, Any], key: str) -> str:
-    value = table[key]
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{key} must be a text that says something")
-    return value
-
-
-def _version_numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.removeprefix("v").split("."))
 
 
@@ -281,27 +221,38 @@ def _distance(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-def _releases(data: Mapping[str, Any], pairs: Mapping[str, str]) -> dict[str, Release]:
+def _pairs(data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """minor -> pair -> runc release, the default pair first."""
+    names = list(data["pairs"])
+    for row in data["pairs"].values():
+        text(row, "reason")
+    for minor, row in data["runc"].items():
+        if list(row) != names:
+            raise ValueError(f"{minor} does not have the pairs {', '.join(names)}, in this order")
+    return {minor: dict(row) for minor, row in data["runc"].items()}
+
+
+def _releases(data: Mapping[str, Any], pairs: Mapping[str, dict[str, str]]) -> dict[str, Release]:
     for name in ("commit", "go", "vendored_runc", "nokmem", "kubelet_tags"):
-        _text(data["evidence"], name)
+        text(data["evidence"], name)
     known = list(data["releases"])
-    if known != sorted(known, key=_version_numbers):
+    if known != sorted(known, key=version_numbers):
         raise ValueError("the releases are not in order")
     mechanisms = _ranges(data["nokmem"], "mechanism", known)
     tags = _ranges(data["kubelet_tags"], "tags", known)
     found = {}
     for version, fact in data["releases"].items():
-        if not _matching(VERSION, version, "release").startswith(f"v{data['minor']}."):
+        if not matching(VERSION, version, "release").startswith(f"v{data['minor']}."):
             raise ValueError(f"{version} is not a release of {data['minor']}")
         if mechanisms[version] not in MECHANISMS:
             raise ValueError(f"mechanism {mechanisms[version]!r} is not one of {MECHANISMS}")
         found[version] = Release(
             version=version,
-            commit=_matching(COMMIT, fact["commit"], "commit"),
+            commit=matching(COMMIT, fact["commit"], "commit"),
             epoch=int(fact["epoch"]),
-            go=_matching(GO, fact["go"], "go"),
-            vendored_runc=_text(fact, "vendored_runc"),
-            runc=pairs[data["minor"]],
+            go=matching(GO, fact["go"], "go"),
+            vendored_runc=text(fact, "vendored_runc"),
+            pairs=pairs[data["minor"]],
             mechanism=mechanisms[version],
             kubelet_tags=tuple(tags[version]),
         )
@@ -325,11 +276,12 @@ def _proofs(data: Mapping[str, Any]) -> tuple[Proof, ...]:
     return tuple(
         Proof(
             component=component,
-            release=_text(row, "release"),
-            source=_text(row, "source"),
-            go=_matching(GO, row["go"], "go"),
-            date=_matching(DATE, row["date"], "date"),
-            sha256=_matching(SHA256, row["sha256"], "sha256"),
+            release=text(row, "release"),
+            source=text(row, "source"),
+            go=matching(GO, row["go"], "go"),
+            date=matching(DATE, row["date"], "date"),
+            sha256=matching(SHA256, row["sha256"], "sha256"),
+            note=row.get("note", ""),
         )
         for component in ("kubernetes", "runc")
         for row in data[component]
@@ -338,11 +290,11 @@ def _proofs(data: Mapping[str, Any]) -> tuple[Proof, ...]:
 
 def _runcs(data: Mapping[str, Any]) -> dict[str, RuncRelease]:
     for name in ("commit", "go", "prints", "default_tags", "nokmem"):
-        _text(data["evidence"], name)
+        text(data["evidence"], name)
     order = list(data["releases"])
     for cve in data["cves"]:
         for name in ("id", "summary", "evidence"):
-            _text(cve, name)
+            text(cve, name)
         order.index(cve["fixed_in"])
     found = {}
     for version, fact in data["releases"].items():
@@ -350,110 +302,15 @@ def _runcs(data: Mapping[str, Any]) -> dict[str, RuncRelease]:
             raise ValueError(f"nokmem of {version} is {fact['nokmem']!r}, not one of {NOKMEM}")
         found[version] = RuncRelease(
             version=version,
-            commit=_matching(COMMIT, fact["commit"], "commit"),
+            commit=matching(COMMIT, fact["commit"], "commit"),
             go=fact["go"],
-            prints=_text(fact, "prints"),
+            prints=text(fact, "prints"),
             default_tags=tuple(fact["default_tags"]),
             nokmem=fact["nokmem"],
             cves=tuple(
-                cve["id"]
+                Cve(cve["id"], cve["summary"], cve["evidence"])
                 for cve in data["cves"]
                 if order.index(version) < order.index(cve["fixed_in"])
             ),
         )
-    return found
-
-
-def _targets(data: Mapping[str, Any]) -> dict[str, Target]:
-    found = {}
-    for name, fact in data["targets"].items():
-        for evidence in ("glibc", "libseccomp", "libraries", "libseccomp_newer_symbols"):
-            _text(fact, f"{evidence}_evidence")
-        found[name] = Target(
-            name=name,
-            machine=_text(fact, "machine"),
-            machine_name=_text(fact, "machine_name"),
-            glibc=_text(fact, "glibc"),
-            libseccomp=_text(fact, "libseccomp"),
-            libraries=tuple(fact["libraries"]),
-            libseccomp_newer_symbols=tuple(fact["libseccomp_newer_symbols"]),
-        )
-    return found
-
-
-def _debian_file(row: Mapping[str, Any]) -> DebianFile:
-    if row["path"].startswith("/") or ".." in Path(row["path"]).parts:
-        raise ValueError(f"path leaves the archive: {row['path']!r}")
-    return DebianFile(
-        suite=_text(row, "suite"),
-        package=_text(row, "package"),
-        version=_text(row, "version"),
-        architecture=_text(row, "architecture"),
-        path=_text(row, "path"),
-        size=int(row["size"]),
-        sha256=_matching(SHA256, row["sha256"], "sha256"),
-    )
-
-
-def _toolchain(data: Mapping[str, Any], lock: Mapping[str, Any]) -> Toolchain:
-    packages = tuple(_debian_file(row) for row in lock["toolchain"])
-    names = {file.package for file in packages}
-    missing = (set(data["packages"]) | set(lock["required"])) - names
-    if missing:
-        raise ValueError(f"not in the lock: {', '.join(sorted(missing))}; run invoke pins")
-    _text(data["go"], "evidence")
-    return Toolchain(
-        name=_text(data, "name"),
-        suites=tuple(data["suites"]),
-        script=_text(data, "script"),
-        go=_text(data["go"], "version"),
-        go_root=_text(data, "go_root"),
-        go_package=next(
-            f"{file.package} {file.version}"
-            for file in packages
-            if file.package == data["go"]["package"]
-        ),
-        debootstrap=_debian_file(lock["debootstrap"]),
-        required=tuple(lock["required"]),
-        packages=packages,
-    )
-
-
-def _source_packages(data: Mapping[str, Any]) -> dict[tuple[str, str], DebianSource]:
-    found = {}
-    for component, versions in data["sources"].items():
-        for version, fact in versions.items():
-            file = _debian_file({**fact, "architecture": "source"})
-            found[component, version] = DebianSource(
-                revision=file.version,
-                files=(file,),
-                evidence=_text(fact, "evidence"),
-                unapplied=_text(fact, "unapplied"),
-            )
-    return found
-
-
-def _binary_sources(
-    data: Mapping[str, Any], lock: Mapping[str, Any]
-) -> dict[tuple[str, str], DebianSource]:
-    found = {}
-    for component, versions in data["sources"].items():
-        for version, fact in versions.items():
-            files = tuple(_debian_file(row) for row in lock["sources"][component][version])
-            revisions = [f.version for f in files if f.package == fact["package_version_of"]]
-            _text(fact, "fixes_evidence")
-            _text(fact, "makefile_evidence")
-            if len(revisions) != 1 or not set(fact["packages"]) <= {f.package for f in files}:
-                raise ValueError(f"{component} {version} is not in the lock; run invoke pins")
-            found[component, version] = DebianSource(
-                revision=revisions[0],
-                files=files,
-                evidence=_text(fact, "evidence"),
-                fixes=tuple(fact["fixes"]),
-                go_build=GoBuild(
-                    flags=tuple(fact["flags"]),
-                    static_tags=tuple(fact["static_tags"]),
-                    static_ldflags=tuple(fact["static_ldflags"]),
-                ),
-            )
     return found

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builders.model.artifact import Binary, Check, CheckReport
-from builders.model.releases import Target
+from builders.model.toolchains import Target
 from builders.tools import confined, elf
 from builders.tools.cache import sha256_of
 from builders.tools.elf import Elf

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builders.errors import CompileError, IntegrityError
+from builders.errors import CompileError, IntegrityError, ToolchainError
 from builders.model.artifact import Binary, SourceTree
-from builders.model.plan import TMP, WORK, ComponentPlan
+from builders.model.plan import TMP, WORK, ComponentPlan, GoPlan
 from builders.tools.builder import Session
 from builders.tools.cache import sha256_of
 
@@ -21,15 +21,38 @@ OnOutput = Callable[[str], None]
 OnPackage = Callable[[str], None]
 
 
+def put_go(go: GoPlan, archive: Path, session: Session, on_line: OnOutput) -> None:
+    """Unpack an official Go archive beside the toolchain."""
+    packed, root = f"{WORK}/{go.archive['name']}", os.path.dirname(go.root)
+    session.put(archive, packed)
+    for argv in (
+        ["install", "-d", root, TMP],
+        ["tar", "-xf", packed, "-C", root, "--no-same-owner"],
+        ["rm", packed],
+        [f"{go.root}/bin/go", "version"],
+    ):
+        result = session.run(argv, environment={"HOME": TMP}, on_line=on_line)
+        if not result.ok:
+            raise ToolchainError(
+                f"{go.archive['name']} is not a Go that runs: {argv[0]} failed with exit code "
+                f"{result.exit_code}",
+                place=go.root,
+                next_step="look at free disk space; compare the archive with upstream's",
+                detail=result.tail,
+            )
+
+
 def compile_component(
     component: ComponentPlan,
     source: SourceTree,
+    patched: Mapping[str, bytes | None],
     session: Session,
     folder: Path,
     on_line: OnOutput,
     on_package: OnPackage,
 ) -> Binary:
-    """Unpack, compile, and fetch one binary into `folder`.
+    """Unpack, lay the `patched` files over it (None removes one), compile, and fetch one binary
+    into `folder`.
 
     Every line of output goes to `on_line`, every compiled package's path to `on_package`.
     Raises CompileError with the last lines and the command.
@@ -44,6 +67,11 @@ def compile_component(
         ["rm", archive],
     ):
         _run(session, component, argv, WORK, on_line)
+    for name, content in patched.items():
+        if content is None:
+            _run(session, component, ["rm", f"{root}/{name}"], WORK, on_line)
+        else:
+            session.put(content, f"{root}/{name}")
     for place, text in component.files.items():
         session.put(text.encode(), place)
     for place, link_target in component.links.items():

@@ -7,6 +7,7 @@ where the filesystem can do that; elsewhere in two.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import errno
 import json
 import os
@@ -81,13 +82,14 @@ def describe(plan: BuildPlan, binaries: Iterable[Binary], folder: Path, builder:
                 "sha256": binary.sha256,
                 "size": binary.size,
                 "linking": component.linking,
+                "go": component.go,
                 "tags": list(component.tags),
                 "prints": list(component.prints),
                 "source": {
                     "provider": component.source.provider,
                     "revision": component.source.revision,
                     "commit": component.source.commit,
-                    "patches": list(component.source.patches),
+                    "patches": [dict(patch) for patch in component.source.patches],
                     "files": {
                         row["path"].rpartition("/")[2]: row["sha256"]
                         for row in component.source.files
@@ -99,6 +101,7 @@ def describe(plan: BuildPlan, binaries: Iterable[Binary], folder: Path, builder:
         {
             "schema": MANIFEST_SCHEMA,
             "nokmem": __version__,
+            "request": json.loads(json.dumps(dataclasses.asdict(plan.request))),
             "kubernetes": plan.kubernetes,
             "kubernetes_commit": plan.kubernetes_commit,
             "variant": plan.variant,
@@ -109,9 +112,12 @@ def describe(plan: BuildPlan, binaries: Iterable[Binary], folder: Path, builder:
             "toolchain": {
                 "name": plan.toolchain.name,
                 "key": plan.toolchain.key,
-                "go": plan.toolchain.go,
-                "go_official": plan.toolchain.go_official,
+                "go": [
+                    {"version": go.version, "package": go.package, **go.archive}
+                    for go in plan.toolchain.go
+                ],
             },
+            "go_official": plan.go_official,
             "deviations": list(plan.deviations),
             "binaries": rows,
             "files": {

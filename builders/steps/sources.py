@@ -2,7 +2,8 @@
 sources.
 
 What comes from a distribution is known by its sha256 before it is asked for and checked against
-the signed archive; what comes from git is known by its commit id, which the tag must be.
+the signed archive; what comes from git is known by its commit id, which the tag must be; an
+archive of the user's own by the sha256 that came with it.
 """
 
 from __future__ import annotations
@@ -11,48 +12,72 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from builders.errors import IntegrityError
+from builders.errors import IntegrityError, UnavailableError
 from builders.model.artifact import SourceTree
-from builders.model.plan import ComponentPlan
-from builders.tools import apt, gitrepo
+from builders.model.plan import ComponentPlan, GoPlan
+from builders.tools import apt, archives, gitrepo
 from builders.tools.cache import Cache
 from builders.tools.download import Downloader, OnBytes
 
 GOCODE = "usr/share/gocode/"
 PARALLEL = 6
-#: Where a mirror of a component's repository may be named.
-REPOSITORY_VARIABLES = {"runc": "NOKMEM_RUNC_REPOSITORY"}
+#: Where mirrors of a component's repository may be named; several with blanks between them.
+REPOSITORY_VARIABLES = {
+    "kubelet": "NOKMEM_KUBERNETES_REPOSITORY",
+    "runc": "NOKMEM_RUNC_REPOSITORY",
+}
+GO_VARIABLE = "NOKMEM_GO_MIRROR"
 
 Say = Callable[[str], None]
+OnLine = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the user keeps things. None of it is in a plan, and none of it changes a byte.
+
+    `environment` names mirrors and proxies; `folders` has a repository by the component's name,
+    `archives` a file or URL by its sha256.
+    """
+
+    environment: Mapping[str, str]
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    archives: Mapping[str, str] = field(default_factory=dict)
 
 
 class Provider(Protocol):
     """A place that holds sources."""
 
-    def fetch(self, component: ComponentPlan, on_bytes: OnBytes) -> None:
+    def missing(self, component: ComponentPlan) -> list[str]:
+        """What would have to be fetched, by name."""
+
+    def fetch(self, component: ComponentPlan, on_bytes: OnBytes, on_line: OnLine) -> None:
         """Leave all that the component needs in the cache, verified."""
 
     def tree(self, component: ComponentPlan, folder: Path) -> SourceTree:
         """One tar of the component's source; made in `folder` where it has to be made."""
 
+    def read(
+        self, component: ComponentPlan, paths: Iterable[str], folder: Path
+    ) -> dict[str, bytes | None]:
+        """The plain files of the source at those paths, None where there is none."""
 
-def provider(
-    component: ComponentPlan,
-    cache: Cache,
-    environment: Mapping[str, str],
-    folders: Mapping[str, Path],
-    say: Say,
-) -> Provider:
-    """The provider that the plan names for a component; `folders` holds the user's own."""
-    if component.source.provider == "git":
-        url = environment.get(REPOSITORY_VARIABLES.get(component.name, "")) or component.source.url
-        return Git(cache, url)
-    if component.source.provider == "dir":
-        return Folder(folders[component.name], say)
-    return Debian(cache, environment)
+
+def provider(component: ComponentPlan, cache: Cache, places: Places, say: Say) -> Provider:
+    """The provider that the plan names for a component."""
+    kind = component.source.provider
+    if kind == "git":
+        mirrors = places.environment.get(REPOSITORY_VARIABLES[component.name], "").split()
+        return Git(cache, mirrors or [component.source.url])
+    if kind == "dir":
+        return Folder(places.folders[component.name], say)
+    if kind == "archive":
+        return Archive(cache, places, say)
+    return Debian(cache, places.environment)
 
 
 class Debian:
@@ -62,7 +87,17 @@ class Debian:
         self._cache = cache
         self._environment = environment
 
-    def fetch(self, component: ComponentPlan, on_bytes: OnBytes) -> None:
+    def missing(self, component: ComponentPlan) -> list[str]:
+        return self.missing_files(component.source.files)
+
+    def missing_files(self, files: Iterable[Mapping[str, Any]]) -> list[str]:
+        """The names of those files of a plan that are not in the cache."""
+        return [
+            row["path"].rpartition("/")[2] for row in files if not self._cache.holds(row["sha256"])
+        ]
+
+    def fetch(self, component: ComponentPlan, on_bytes: OnBytes, on_line: OnLine) -> None:
+        del on_line
         self.fetch_files(component.source.files, on_bytes)
 
     def fetch_files(self, files: Iterable[Mapping[str, Any]], on_bytes: OnBytes) -> None:
@@ -93,31 +128,49 @@ class Debian:
         first = component.source.files[0]
         if first["architecture"] == "source":
             archive = self._cache.file(first["sha256"])
-            _refuse_other_commit(archive, component)
+            if not _refuse_other_commit(archive, component):
+                raise IntegrityError("the archive names no commit", place=str(archive))
             return SourceTree(component.name, archive, strip=1)
         path = folder / f"{component.name}.tar"
         _merge_gocode([self._cache.file(row["sha256"]) for row in component.source.files], path)
         return SourceTree(component.name, path, strip=0)
 
+    def read(
+        self, component: ComponentPlan, paths: Iterable[str], folder: Path
+    ) -> dict[str, bytes | None]:
+        source = self.tree(component, folder)
+        return archives.read(source.archive, source.strip, paths)
+
 
 class Git:
-    """Upstream's repository, or the user's mirror of it; one bare store for all versions."""
+    """Upstream's repository, or the user's mirrors of it; one bare store for all versions."""
 
-    def __init__(self, cache: Cache, url: str) -> None:
+    def __init__(self, cache: Cache, urls: Iterable[str]) -> None:
         self._cache = cache
-        self._url = url
+        self._urls = tuple(urls)
 
-    def fetch(self, component: ComponentPlan, on_bytes: OnBytes) -> None:
-        del on_bytes  # git does not say
-        store = self._store(component)
+    def missing(self, component: ComponentPlan) -> list[str]:
+        source = component.source
+        if gitrepo.holds(self._store(component), source.commit):
+            return []
+        return [f"commit {source.commit} ({source.revision} of {component.name}'s repository)"]
+
+    def fetch(self, component: ComponentPlan, on_bytes: OnBytes, on_line: OnLine) -> None:
+        del on_bytes  # git says it in words
+        store, source = self._store(component), component.source
         with self._cache.lock(f"git-{store.name}"):
-            source = component.source
-            gitrepo.fetch(store, self._url, source.revision, source.commit)
+            gitrepo.fetch(store, self._urls, source.revision, source.commit, on_line)
 
     def tree(self, component: ComponentPlan, folder: Path) -> SourceTree:
         path = folder / f"{component.name}.tar"
         gitrepo.archive(self._store(component), component.source.commit, path)
         return SourceTree(component.name, path, strip=0)
+
+    def read(
+        self, component: ComponentPlan, paths: Iterable[str], folder: Path
+    ) -> dict[str, bytes | None]:
+        del folder
+        return gitrepo.read(self._store(component), component.source.commit, paths)
 
     def _store(self, component: ComponentPlan) -> Path:
         return self._cache.repository(f"{component.name}.git")
@@ -131,8 +184,12 @@ class Folder:
         self._folder = folder
         self._say = say
 
-    def fetch(self, component: ComponentPlan, on_bytes: OnBytes) -> None:
-        del on_bytes
+    def missing(self, component: ComponentPlan) -> list[str]:
+        del component
+        return []  # what is not in the folder is no matter of a network
+
+    def fetch(self, component: ComponentPlan, on_bytes: OnBytes, on_line: OnLine) -> None:
+        del on_bytes, on_line
         checkout = gitrepo.look(self._folder)
         if checkout.dirty:
             self._say(f"{self._folder} has changes that are not committed: they are not built")
@@ -147,18 +204,117 @@ class Folder:
         gitrepo.archive(self._folder, component.source.commit, path)
         return SourceTree(component.name, path, strip=0)
 
+    def read(
+        self, component: ComponentPlan, paths: Iterable[str], folder: Path
+    ) -> dict[str, bytes | None]:
+        del folder
+        return gitrepo.read(self._folder, component.source.commit, paths)
 
-def _refuse_other_commit(archive: Path, component: ComponentPlan) -> None:
-    """Upstream's `git archive` names its commit in the header; it must be the planned one."""
-    with tarfile.open(archive) as tar:
-        tar.next()
-        commit = tar.pax_headers.get("comment", "no commit")
-    if commit != component.source.commit:
+
+class Archive:
+    """An archive of the user's own, known by its sha256."""
+
+    def __init__(self, cache: Cache, places: Places, say: Say) -> None:
+        self._cache = cache
+        self._places = places
+        self._say = say
+
+    def missing(self, component: ComponentPlan) -> list[str]:
+        (row,) = component.source.files
+        place = self._places.archives.get(row["sha256"], row["path"])
+        local = "://" not in place and Path(place).is_file()
+        return [] if local or self._cache.holds(row["sha256"]) else [row["path"]]
+
+    def fetch(self, component: ComponentPlan, on_bytes: OnBytes, on_line: OnLine) -> None:
+        del on_line
+        (row,) = component.source.files
+        place = self._places.archives.get(row["sha256"])
+        with Downloader(apt.proxies(self._places.environment)) as downloader:
+            places = [place] if place else []
+            archives.obtain(self._cache, row["sha256"], places, downloader, on_bytes)
+        if not _refuse_other_commit(self._cache.file(row["sha256"]), component):
+            self._say(f"{row['path']} does not say which commit it was made of")
+
+    def tree(self, component: ComponentPlan, folder: Path) -> SourceTree:
+        del folder
+        archive = self._cache.file(component.source.files[0]["sha256"])
+        return SourceTree(component.name, archive, archives.strip(archive))
+
+    def read(
+        self, component: ComponentPlan, paths: Iterable[str], folder: Path
+    ) -> dict[str, bytes | None]:
+        source = self.tree(component, folder)
+        return archives.read(source.archive, source.strip, paths)
+
+
+class GoArchives:
+    """Go, as upstream or a mirror has it: archives known by their sha256."""
+
+    def __init__(self, cache: Cache, places: Places, upstream: str) -> None:
+        self._cache = cache
+        self._places = places
+        self._upstream = upstream
+
+    def missing(self, go: GoPlan) -> list[str]:
+        """The archive's name where it would have to be fetched from elsewhere."""
+        if not go.archive or self._cache.holds(go.archive["sha256"]):
+            return []
+        local = [p for p in self._where(go) if "://" not in p and Path(p).is_file()]
+        return [] if local else [go.archive["name"]]
+
+    def answer(self, go: GoPlan) -> str | None:
+        """None where it is here or some place answers for it, else the reason why not."""
+        if not self.missing(go):
+            return None
+        with Downloader(apt.proxies(self._places.environment)) as downloader:
+            reasons = [
+                downloader.answers(place) if "://" in place else "no such file"
+                for place in self._where(go)
+            ]
+        return None if None in reasons else str(reasons[-1])
+
+    def fetch(self, go: GoPlan, on_bytes: OnBytes) -> None:
+        """Leave the archive in the cache, verified."""
+        if go.archive:
+            with Downloader(apt.proxies(self._places.environment)) as downloader:
+                sha256 = go.archive["sha256"]
+                archives.obtain(self._cache, sha256, self._where(go), downloader, on_bytes)
+
+    def file(self, go: GoPlan) -> Path:
+        """The archive in the cache."""
+        return self._cache.file(go.archive["sha256"])
+
+    def _where(self, go: GoPlan) -> list[str]:
+        own = self._places.archives.get(go.archive["sha256"])
+        if own:
+            return [own]
+        mirrors = self._places.environment.get(GO_VARIABLE, "").split() or [self._upstream]
+        return [f"{mirror.rstrip('/')}/{go.archive['name']}" for mirror in mirrors]
+
+
+def refuse_offline(missing: Iterable[str]) -> None:
+    """UnavailableError that names everything at once, where anything is missing."""
+    names = tuple(dict.fromkeys(missing))
+    if names:
+        raise UnavailableError(
+            f"{len(names)} things are not in the cache",
+            place="--offline",
+            next_step="run `fetch` with the same options where there is a network",
+            detail=names,
+        )
+
+
+def _refuse_other_commit(archive: Path, component: ComponentPlan) -> bool:
+    """Upstream's `git archive` names its commit in the header; it must be the planned one. False
+    where it names none."""
+    commit = archives.commit(archive)
+    if commit and commit != component.source.commit:
         raise IntegrityError(
             f"the archive was made of {commit}, planned is {component.source.commit}",
             place=str(archive),
-            next_step="this is a fault in the project's data: report it with `invoke plan`",
+            next_step=f"give an archive of {component.source.revision}",
         )
+    return bool(commit)
 
 
 def _merge_gocode(debs: Iterable[Path], destination: Path) -> None:

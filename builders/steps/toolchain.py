@@ -18,27 +18,33 @@ from typing import Any
 
 from builders.model.plan import ToolchainPlan
 from builders.tools import apt
-from builders.tools.builder import Builder
+from builders.tools.builder import Builder, Recipe
 from builders.tools.cache import Cache
 from builders.tools.process import OnLine
+from builders.tools.render import render
 
 #: /X is a link to usr/X in a merged tree (debootstrap's setup_merged_usr, amd64).
 MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 #: debootstrap wants a mirror's name for the index it reads; the second stage opens no network.
 NO_MIRROR = "http://mirror.invalid"
+#: What the user may name instead of upstream's: a mirror of the base image, of the vault.
+IMAGE_VARIABLE = "NOKMEM_BASE_IMAGE"
+VAULT_VARIABLE = "NOKMEM_VAULT"
 
 
 def ensure(
     builder: Builder,
     plan: ToolchainPlan,
     cache: Cache,
-    recipe: Path,
+    recipes: Path,
+    environment: Mapping[str, str],
     fetch: Callable[[], object],
     on_line: OnLine,
 ) -> bool:
     """Make the plan's toolchain unless it is there; True where it had to be made.
 
-    `fetch` is called before, only if needed, and leaves every package in the cache.
+    `recipes` has a folder for each recipe. `fetch` is called before, only if needed, and leaves
+    every package in the cache.
     """
     if builder.has(plan.key):
         return False
@@ -46,11 +52,16 @@ def ensure(
         if builder.has(plan.key):
             return False
         fetch()
+        folder = recipes / plan.recipe
+        if plan.image is not None:
+            builder.make(plan.key, image_recipe(plan.image, folder, environment), on_line)
+            return True
         with cache.run_folder() as scratch:
             seed = scratch / "seed.tar"
             try:
-                write_seed(plan, cache, recipe, seed)
-                builder.make(plan.key, seed, recipe, on_line)
+                write_seed(plan, cache, folder, seed)
+                recipe = Recipe(folder / "Dockerfile", {"seed.tar": seed}, seed="seed.tar")
+                builder.make(plan.key, recipe, on_line)
             finally:
                 seed.unlink(missing_ok=True)
                 with suppress(OSError):
@@ -58,10 +69,41 @@ def ensure(
     return True
 
 
+def base_image(image: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+    """The base by digest, under upstream's name or the user's for it (NOKMEM_BASE_IMAGE)."""
+    return f"{environment.get(IMAGE_VARIABLE) or image['name']}@{image['digest']}"
+
+
+def image_recipe(image: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> Recipe:
+    """A toolchain on a base image: its only repositories are those of the vault."""
+    base = base_image(image, environment)
+    repositories = render(
+        folder / "vault.repo.j2",
+        vault=environment.get(VAULT_VARIABLE) or image["vault"],
+        release=image["release"],
+        repositories=image["repositories"],
+        key=image["key"],
+    )
+    packages = "".join(f"{package}\n" for package in image["packages"])
+    proxies = {
+        name: value
+        for name, value in environment.items()
+        if name.lower() in ("http_proxy", "https_proxy", "no_proxy")
+    }
+    return Recipe(
+        folder / "Dockerfile",
+        {"vault.repo": repositories.encode(), "packages": packages.encode()},
+        {"BASE": base, **proxies},
+        base=base,
+        network=True,
+    )
+
+
 def write_seed(plan: ToolchainPlan, cache: Cache, recipe: Path, destination: Path) -> None:
     """Write the seed tree of a toolchain whose packages are all in the cache."""
-    required = [row for row in plan.packages if row["package"] in plan.required]
-    base = [row for row in plan.packages if row["package"] not in plan.required]
+    seed: Mapping[str, Any] = plan.seed or {}
+    required = [row for row in seed["packages"] if row["package"] in seed["required"]]
+    base = [row for row in seed["packages"] if row["package"] not in seed["required"]]
     with tarfile.open(destination, "w", format=tarfile.PAX_FORMAT) as tar:
         for name in MERGED:
             _add(tar, f"usr/{name}", directory=True)
@@ -71,13 +113,13 @@ def write_seed(plan: ToolchainPlan, cache: Cache, recipe: Path, destination: Pat
             with apt.deb_data(cache.file(row["sha256"])) as data:
                 for member, content in _members(data, seen):
                     tar.addfile(member, content)
-        archives = {row["package"]: _archive_name(row) for row in plan.packages}
-        for row in plan.packages:
+        archives = {row["package"]: _archive_name(row) for row in seed["packages"]}
+        for row in seed["packages"]:
             tar.add(cache.file(row["sha256"]), archives[row["package"]][1:], filter=_as_root)
-        for name, text in _state(plan, base, archives, cache).items():
+        for name, text in _state(seed, base, archives, cache).items():
             _add(tar, name, text)
-        with apt.deb_data(cache.file(plan.debootstrap["sha256"])) as data:
-            for name, body in _debootstrap(data, plan.script).items():
+        with apt.deb_data(cache.file(seed["debootstrap"]["sha256"])) as data:
+            for name, body in _debootstrap(data, seed["script"]).items():
                 _add(tar, f"debootstrap/{name}", body, mode=0o755)
         _add(tar, "nokmem/bootstrap.sh", (recipe / "bootstrap.sh").read_bytes(), mode=0o755)
 
@@ -114,23 +156,26 @@ def _archive_name(row: Mapping[str, Any]) -> str:
 
 
 def _state(
-    plan: ToolchainPlan, base: list[Mapping[str, Any]], archives: Mapping[str, str], cache: Cache
+    seed: Mapping[str, Any],
+    base: list[Mapping[str, Any]],
+    archives: Mapping[str, str],
+    cache: Cache,
 ) -> dict[str, str]:
     """The files by which debootstrap's second stage knows what its first stage did."""
     host = NO_MIRROR.partition("://")[2]
-    stanzas = (apt.deb_control(cache.file(row["sha256"])) for row in plan.packages)
+    stanzas = (apt.deb_control(cache.file(row["sha256"])) for row in seed["packages"])
     return {
         "debootstrap/arch": "amd64\n",
-        "debootstrap/suite": f"{plan.script}\n",
+        "debootstrap/suite": f"{seed['script']}\n",
         "debootstrap/variant": "minbase\n",
         "debootstrap/mirror": f"{NO_MIRROR}\n",
-        "debootstrap/required": " ".join(plan.required) + "\n",
+        "debootstrap/required": " ".join(seed["required"]) + "\n",
         "debootstrap/base": " ".join(row["package"] for row in base) + "\n",
         "debootstrap/debpaths": "".join(f"{k} {v}\n" for k, v in archives.items()),
         "etc/fstab": "",
         "var/lib/dpkg/available": "",
         "var/lib/dpkg/status": "",
-        f"var/lib/apt/lists/{host}_dists_{plan.script}_main_binary-amd64_Packages": "\n".join(
+        f"var/lib/apt/lists/{host}_dists_{seed['script']}_main_binary-amd64_Packages": "\n".join(
             stanzas
         ),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,22 @@ class Limits:
 
     memory: int | None = None
     cpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a toolchain is made: a Dockerfile, the `files` beside it by name, its `arguments`.
+
+    `seed`, one of the files, is the tree that all begins with; where it is "", an image does:
+    `base`, by digest, and `network` says whether making it needs one.
+    """
+
+    dockerfile: Path
+    files: Mapping[str, Path | bytes]
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    seed: str = ""
+    base: str = ""
+    network: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +102,11 @@ class Builder(Protocol):
     def has(self, key: str) -> bool:
         """Whether the toolchain is there, whole."""
 
-    def make(self, key: str, seed: Path, recipe: Path, on_line: OnLine) -> None:
-        """Make a toolchain from a seed tree (tar) by the recipe folder. All or nothing."""
+    def answer(self, base: str) -> str | None:
+        """None where an image is at hand or its registry answers for it, else why not."""
+
+    def make(self, key: str, recipe: Recipe, on_line: OnLine) -> None:
+        """Make a toolchain. All or nothing."""
 
     def start(
         self, key: str, limits: Limits, *, keep: bool = False

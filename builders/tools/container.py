@@ -22,8 +22,8 @@ from docker.models.containers import Container
 from docker.types import Mount
 from docker.utils.socket import frames_iter
 
-from builders.errors import MachineError, NokmemError, ToolchainError
-from builders.tools.builder import BUILDER_ID, GO_CACHE, WORK, Kept, Limits
+from builders.errors import MachineError, NokmemError, ToolchainError, UnavailableError
+from builders.tools.builder import BUILDER_ID, GO_CACHE, WORK, Kept, Limits, Recipe
 from builders.tools.cache import Cache
 from builders.tools.process import TAIL_LINES, OnLine, Result
 
@@ -96,30 +96,63 @@ class ContainerBuilder:
                 return False
             return True
 
-    def make(self, key: str, seed: Path, recipe: Path, on_line: OnLine) -> None:
+    def answer(self, base: str) -> str | None:
+        try:
+            with _translated("looking for the base image"):
+                with suppress(NotFound):
+                    self._client.images.get(base)
+                    return None
+                self._client.api.inspect_distribution(base)  # type: ignore[no-untyped-call]
+        except MachineError as error:
+            return error.fact
+        return None
+
+    def make(self, key: str, recipe: Recipe, on_line: OnLine) -> None:
         with self._cache.run_folder() as scratch, _translated("building the toolchain image"):
             context = scratch / "context.tar"
             try:
                 with tarfile.open(context, "w") as tar:
-                    tar.add(recipe / "Dockerfile", "Dockerfile")
-                    tar.add(seed, "seed.tar")
+                    tar.add(recipe.dockerfile, "Dockerfile")
+                    for name, content in recipe.files.items():
+                        if isinstance(content, Path):
+                            tar.add(content, name)
+                        else:
+                            member = tarfile.TarInfo(name)
+                            member.size = len(content)
+                            tar.addfile(member, io.BytesIO(content))
+                if recipe.base:
+                    self._pull(recipe.base, on_line)
                 with context.open("rb") as file:
-                    self._build(key, file, on_line)
+                    self._build(key, recipe, file, on_line)
             finally:
                 context.unlink(missing_ok=True)
                 with suppress(DockerException, requests.RequestException):
                     self._client.images.prune({"dangling": True, "label": f"{LABEL}.stage"})
                 scratch.rmdir()
 
-    def _build(self, key: str, context: io.BufferedReader, on_line: OnLine) -> None:
+    def _pull(self, base: str, on_line: OnLine) -> None:
+        with suppress(NotFound):
+            self._client.images.get(base)
+            return
+        on_line(f"pulling {base}")
+        try:
+            self._client.images.pull(base)
+        except APIError as error:
+            raise UnavailableError(
+                f"the base image cannot be pulled: {error.explanation or error}",
+                place=base,
+                next_step="name a mirror with NOKMEM_BASE_IMAGE, or use --toolchain debian",
+            ) from error
+
+    def _build(self, key: str, recipe: Recipe, context: io.BufferedReader, on_line: OnLine) -> None:
         tail: list[str] = []
         stream = self._client.api.build(
             fileobj=context,
             custom_context=True,
             tag=_image(key),
-            buildargs={"BUILDER_ID": str(BUILDER_ID)},
+            buildargs={"BUILDER_ID": str(BUILDER_ID), **recipe.arguments},
             labels={f"{LABEL}.toolchain": key},
-            network_mode="none",
+            network_mode=None if recipe.network else "none",
             rm=True,
             forcerm=True,
             decode=True,
@@ -132,8 +165,9 @@ class ContainerBuilder:
             if "error" in event:
                 raise ToolchainError(
                     "the toolchain image could not be built",
-                    place="dockerfiles/debian/Dockerfile",
-                    next_step="read the lines above; look at the engine's free disk space",
+                    place=str(recipe.dockerfile),
+                    next_step="read the lines above; look at the engine's free disk space"
+                    + (", its network, or use --toolchain debian" if recipe.network else ""),
                     detail=tuple(tail[-TAIL_LINES:]),
                 )
 

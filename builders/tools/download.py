@@ -23,8 +23,11 @@ OnBytes = Callable[[int], None]
 
 #: What a dying connection may cost: a chunk that did not arrive whole is asked for again.
 CHUNK = 1 << 16
+#: Bytes; what is taken where the size is not pinned. Kubernetes' sources, the largest, have 0.3 GB.
+LIMIT = 2 << 30
 TIMEOUT = (15, 60)
 ATTEMPTS = 4
+RANGE_NOT_SATISFIABLE = 416
 
 
 def redacted(url: str) -> str:
@@ -62,6 +65,8 @@ class Downloader:
         self._session = requests.Session()
         retry = Retry(
             total=ATTEMPTS,
+            connect=1,
+            other=0,  # a refused certificate, a proxy that says no: time mends neither
             backoff_factor=0.5,
             status_forcelist=(429, 500, 502, 503, 504),
             raise_on_status=False,
@@ -82,8 +87,10 @@ class Downloader:
     def answers(self, url: str) -> str | None:
         """None where `url` answers with success within seconds, else the reason why not."""
         try:
-            with self._session.get(url, timeout=(5, 10), stream=True) as response:
-                return None if response.ok else f"HTTP {response.status_code}"
+            with requests.Session() as once:  # without the retries
+                once.proxies.update(self._session.proxies)
+                with once.get(url, timeout=(5, 10), stream=True) as response:
+                    return None if response.ok else f"HTTP {response.status_code}"
         except requests.RequestException as error:
             return _reason(error)
 
@@ -109,10 +116,11 @@ class Downloader:
         destination: Path,
         *,
         sha256: str,
-        size: int,
+        size: int | None = None,
         on_bytes: OnBytes | None = None,
     ) -> None:
-        """Write `url` to `destination` if it has exactly `size` bytes and the given hash."""
+        """Write `url` to `destination` if it has the given hash and exactly `size` bytes, or,
+        where the size is not known, no more than LIMIT."""
         destination.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".part-", dir=destination.parent)
         part = Path(name)
@@ -137,16 +145,27 @@ class Downloader:
             part.unlink(missing_ok=True)
 
     def _stream(
-        self, url: str, write: Callable[[bytes], object], size: int, on_bytes: OnBytes | None
+        self,
+        url: str,
+        write: Callable[[bytes], object],
+        size: int | None,
+        on_bytes: OnBytes | None,
     ) -> str:
         digest = hashlib.sha256()
         done = 0
+        limit = LIMIT if size is None else size
+        problem: requests.RequestException | None = None
         for attempt in range(ATTEMPTS + 1):
+            whole = False
             headers = {"Range": f"bytes={done}-"} if done else {}
+            answered = False
             try:
                 with self._session.get(
                     url, timeout=TIMEOUT, stream=True, headers=headers
                 ) as response:
+                    answered = True
+                    if response.status_code == RANGE_NOT_SATISFIABLE and done:
+                        return digest.hexdigest()  # it was whole when the connection died
                     _raise_for(response, url)
                     skip = done if response.status_code != 206 else 0
                     for chunk in response.iter_content(CHUNK):
@@ -159,22 +178,27 @@ class Downloader:
                         done += len(chunk)
                         if on_bytes:
                             on_bytes(len(chunk))
-                        if done > size:
+                        if done > limit:
                             raise IntegrityError(
-                                f"longer than the pinned {size} bytes", place=redacted(url)
+                                f"longer than the pinned {limit} bytes"
+                                if size is not None
+                                else f"longer than {limit} bytes, the most that is taken",
+                                place=redacted(url),
                             )
+                    whole = True
             except requests.RequestException as error:
-                if attempt == ATTEMPTS:
+                if not answered:  # the session has asked several times already
                     raise _unavailable(url, error) from error
-            if done >= size:
+                problem = error
+            if whole if size is None else done >= size:
                 return digest.hexdigest()
             if attempt < ATTEMPTS:
                 time.sleep(0.5 * 2**attempt)
         raise UnavailableError(
-            f"the connection ended after {done} of {size} bytes, {ATTEMPTS + 1} times",
+            f"the connection ended after {done} of {size or 'unknown'} bytes, {ATTEMPTS + 1} times",
             place=redacted(url),
             next_step="check the mirror or the proxy, then run the same command again",
-        )
+        ) from problem
 
 
 def _raise_for(response: requests.Response, url: str) -> None:
@@ -197,7 +221,9 @@ def _unavailable(url: str, error: requests.RequestException) -> UnavailableError
 def _reason(error: requests.RequestException) -> str:
     """A short cause without the URL, which could hold a password."""
     if isinstance(error, requests.exceptions.SSLError):
-        return "the certificate was not accepted"
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return "the certificate was not accepted"
+        return "the TLS connection failed"
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy refused or did not answer"
     if isinstance(error, requests.Timeout):

@@ -1,4 +1,5 @@
-"""Git repositories, by GitPython: fetch one tag, say what a checkout is, archive one commit.
+"""Git repositories, by GitPython: fetch one tag, say what a checkout is, archive one commit,
+read tags and files.
 
 What a tag means is decided by the commit id the caller has pinned; a repository can only have
 that commit or not.
@@ -6,13 +7,21 @@ that commit or not.
 
 from __future__ import annotations
 
+import os
+import re
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # or a machine without git cannot even plan
 from git.cmd import Git
 from git.exc import GitCommandError
 
 from builders.errors import IntegrityError, UnavailableError, UsageError
+from builders.tools import process
 from builders.tools.download import redacted
 
 #: Nothing of the user's or the machine's configuration takes part, and nobody is asked.
@@ -22,7 +31,37 @@ ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ASKPASS": "true",
+    "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
+    # A server that says nothing for so many seconds is given up; one at work says it is alive.
+    "GIT_HTTP_LOW_SPEED_LIMIT": "1",
+    "GIT_HTTP_LOW_SPEED_TIME": "300",
 }
+#: Where `requests` looks for the user's certificate authorities, in its order.
+AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+#: What would make git work elsewhere, or trust anybody: a hook that calls us sets some of these.
+INHERITED = (
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_CEILING_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_CONFIG",
+    "GIT_CONFIG_COUNT",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_SHALLOW_FILE",
+    "GIT_SSL_NO_VERIFY",
+    "GIT_WORK_TREE",
+)
+ATTEMPTS = 3
+TAIL_LINES = 20
+#: What git says of a connection that may be there the next time.
+BROKEN = re.compile(
+    r"early EOF|unexpected disconnect|RPC failed|hung up|timed out|reset by peer|HTTP 5\d\d"
+    r"|error: 5\d\d|transfer closed|too slow"
+)
 #: Upstream's attributes would change or leave out files on the way (export-subst fills
 #: Kubernetes' version.sh in); these, in the repository itself, win over them.
 ATTRIBUTES = "* -export-subst -export-ignore\n"
@@ -37,40 +76,93 @@ class Checkout:
     dirty: bool
 
 
-def fetch(store: Path, url: str, tag: str, commit: str) -> None:
-    """Bring one tag, without history, into a bare repository shared by all versions.
+@dataclass(frozen=True)
+class Tagged:
+    """The commit that a tag means, and its committer date in seconds since 1970."""
+
+    commit: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a commit made of a file."""
+
+    commit: str
+    path: str
+    text: str
+
+
+def holds(store: Path, commit: str) -> bool:
+    """Whether a commit has been fetched into the store, whole."""
+    return store.is_dir() and succeeds(
+        sealed(store), "rev-parse", "--verify", "--quiet", f"refs/pinned/{commit}"
+    )
+
+
+def fetch(
+    store: Path, urls: Sequence[str], tag: str, commit: str, on_line: Callable[[str], None]
+) -> None:
+    """Bring one tag, without history, into a bare repository shared by all versions, from the
+    first of `urls` that has it; git's progress goes to `on_line`.
 
     Nothing is asked where the commit is there already. IntegrityError where the tag is another
     commit, UnavailableError where nothing answers.
     """
-    git = _git(store)
+    if holds(store, commit):
+        return
+    git = sealed(store)
     if not store.is_dir():
         store.mkdir(parents=True)
         git.init("--quiet", "--bare")
-    if _ok(git, "rev-parse", "--verify", "--quiet", f"refs/pinned/{commit}"):
+    reasons = []
+    for url in urls:
+        try:
+            actual = _fetch_tag(git, url, tag, on_line)
+        except GitCommandError as error:
+            reasons.append(_reason(error, url))
+            continue
+        if actual != commit:
+            raise IntegrityError(
+                f"tag {tag} moved: expected {commit}, got {actual}",
+                place=_shown(url),
+                next_step="ask upstream why; do not change the pin to fit",
+            )
+        # A ref of its own says that the commit is here, whole, and keeps it.
+        git.update_ref(f"refs/pinned/{commit}", commit)
         return
-    try:
-        git.fetch("--quiet", "--no-tags", "--depth=1", url, f"refs/tags/{tag}")
-        actual = str(git.rev_parse("FETCH_HEAD^{commit}"))
-    except GitCommandError as error:
-        raise UnavailableError(
-            f"the tag {tag} could not be fetched: {_reason(error, url)}",
-            place=redacted(url) if "://" in url else url,
-            next_step="check the address, the network and the proxy variables",
-        ) from error
-    if actual != commit:
-        raise IntegrityError(
-            f"tag {tag} moved: expected {commit}, got {actual}",
-            place=redacted(url) if "://" in url else url,
-            next_step="ask upstream why; do not change the pin to fit",
-        )
-    # A ref of its own says that the commit is here, whole, and keeps it.
-    git.update_ref(f"refs/pinned/{commit}", commit)
+    raise UnavailableError(
+        f"the tag {tag} could not be fetched: {reasons[-1]}",
+        place=", ".join(map(_shown, urls)),
+        next_step="check the address, the network and the proxy variables",
+        detail=tuple(f"{_shown(url)}: {why}" for url, why in zip(urls, reasons, strict=True)),
+    )
+
+
+def _fetch_tag(git: Git, url: str, tag: str, on_line: Callable[[str], None]) -> str:
+    """Fetch, again where the connection broke; the commit of the tag."""
+    words = ["fetch", "--progress", "--no-tags", "--depth=1", "--", url, f"refs/tags/{tag}"]
+    for attempt in range(ATTEMPTS):
+        process = git.execute(["git", *words], as_process=True, universal_newlines=True)
+        last: deque[str] = deque(maxlen=TAIL_LINES)
+        for line in process.stderr:  # universal newlines: a progress line ends in \r
+            last.append(line.strip())
+            on_line(line.strip())
+        try:
+            process.wait()
+        except GitCommandError as error:
+            said = "\n".join(last)
+            if attempt + 1 < ATTEMPTS and BROKEN.search(said):
+                time.sleep(0.5 * 2**attempt)
+                continue
+            raise GitCommandError("fetch", error.status, said) from error
+        break
+    return str(git.rev_parse("FETCH_HEAD^{commit}"))
 
 
 def look(folder: Path) -> Checkout:
     """What a folder is; UsageError where it is no repository."""
-    git = _git(folder)
+    git = sealed(folder)
     try:
         head = str(git.rev_parse("HEAD^{commit}"))
         bare = str(git.rev_parse("--is-bare-repository")) == "true"
@@ -88,35 +180,162 @@ def archive(folder: Path, commit: str, destination: Path) -> None:
     """Write the tree of a commit as a tar; the working tree plays no part."""
     scratch = destination.with_suffix(".git")
     scratch.mkdir()
-    git = _git(scratch)
+    git = sealed(scratch)
     try:
-        objects = str(_git(folder).rev_parse("--path-format=absolute", "--git-path", "objects"))
+        objects = str(sealed(folder).rev_parse("--path-format=absolute", "--git-path", "objects"))
         git.init("--quiet", "--bare")
         (scratch / "info/attributes").write_text(ATTRIBUTES)
         (scratch / "objects/info/alternates").write_text(f"{objects}\n")
         with destination.open("wb") as file:
             git.archive("--format=tar", commit, output_stream=file)
     except GitCommandError as error:
-        raise UnavailableError(
-            f"commit {commit} cannot be read whole: {_reason(error, '')}",
+        raise _incomplete(folder, f"commit {commit}", error) from error
+
+
+def tags(folder: Path) -> dict[str, Tagged]:
+    """Every tag of a commit, by name; UsageError where the folder is no repository."""
+    dates = _listed(folder, "rev-list", "--no-walk", "--timestamp", "--tags")
+    if not dates:  # show-ref would fail, and say nothing
+        return {}
+    epochs = {commit: int(epoch) for epoch, commit in (row.split(" ") for row in dates)}
+    # A tag may be of a tag: for-each-ref follows that only once.
+    rows = [row.split(" ") for row in _listed(folder, "show-ref", "--tags", "--dereference")]
+    commits = {ref.removeprefix("refs/tags/").removesuffix("^{}"): commit for commit, ref in rows}
+    return {tag: Tagged(at, epochs[at]) for tag, at in commits.items() if at in epochs}
+
+
+def read(folder: Path, commit: str, paths: Iterable[str]) -> dict[str, bytes | None]:
+    """The content of plain files of a commit; None where it has no such file.
+
+    UnavailableError where the commit or a file's content is not in the repository.
+    """
+    found: dict[str, bytes | None] = dict.fromkeys(paths)
+    return found | _files(folder, commit, tuple(found))
+
+
+def texts(folder: Path, commit: str, *paths: str) -> dict[str, str]:
+    """Those of the files that a commit has, by path; `folder/` means each file right in it.
+
+    Nothing else of the commit's content need be there. UnavailableError where one of them is not.
+    """
+    files = _files(folder, commit, paths)
+    return {path: content.decode("utf-8", "replace") for path, content in files.items()}
+
+
+def _files(folder: Path, commit: str, paths: Iterable[str]) -> dict[str, bytes]:
+    git = sealed(folder)
+    try:
+        listing = str(git.ls_tree("-z", "--full-tree", commit, "--", *paths))
+        rows = [row.partition("\t") for row in listing.split("\0") if row.startswith("100")]
+        blobs = {path: meta.split()[2] for meta, _, path in rows}
+        found = _blobs(git, blobs.values())
+    except (GitCommandError, LookupError) as error:
+        raise _incomplete(folder, f"commit {commit}", error) from error
+    return {path: found[blob] for path, blob in blobs.items()}
+
+
+def history(folder: Path, pattern: str) -> list[Change]:
+    """What became of the files that match, from the first commit to HEAD; the pattern is git's.
+
+    UsageError where the folder is no repository, UnavailableError where a file is not there.
+    """
+    words = ["--reverse", "--format=%H", "--raw", "--no-abbrev", "--no-renames", "--diff-filter=AM"]
+    rows: list[tuple[str, str, str]] = []
+    commit = ""
+    for line in _listed(folder, "log", *words, "HEAD", "--", pattern):
+        if line.startswith(":"):
+            meta, _, path = line.partition("\t")
+            rows.append((commit, path, meta.split()[3]))
+        elif line:
+            commit = line
+    try:
+        found = _blobs(sealed(folder), {blob for _, _, blob in rows})
+    except (GitCommandError, LookupError) as error:
+        raise _incomplete(folder, "the history", error) from error
+    return [
+        Change(commit, path, found[blob].decode("utf-8", "replace")) for commit, path, blob in rows
+    ]
+
+
+def _listed(folder: Path, *words: str) -> list[str]:
+    """The lines that git answers about a folder of the user's."""
+    try:
+        if not folder.is_dir():  # git would be started elsewhere, and answer for that place
+            raise NotADirectoryError("there is no such folder")
+        return str(sealed(folder).execute(["git", *words])).splitlines()
+    except (GitCommandError, OSError) as error:
+        raise UsageError(
+            f"this cannot be read as a repository: {_reason(error, '')}",
             place=str(folder),
-            next_step="fetch it into that repository: git fetch <upstream> tag <tag>, "
-            "without --filter",
+            next_step="give a checkout or a bare repository",
         ) from error
 
 
-def _git(folder: Path) -> Git:
+def _blobs(git: Git, names: Iterable[str]) -> dict[str, bytes]:
+    """Contents by object id, all in one go; LookupError where one is missing."""
+    names = list(names)
+    with tempfile.TemporaryFile() as asked:
+        asked.write("".join(f"{name}\n" for name in names).encode())
+        asked.seek(0)
+        output = git.execute(
+            ["git", "cat-file", "--batch"],
+            istream=asked,
+            stdout_as_string=False,
+            strip_newline_in_stdout=False,
+        )
+    found: dict[str, bytes] = {}
+    at = 0
+    for name in names:
+        end = output.index(b"\n", at)
+        header = output[at:end].decode().split()
+        if header[1] == "missing":
+            raise LookupError(f"{name} is missing")
+        at = end + 1 + int(header[2])
+        found[name] = output[end + 1 : at]
+        at += 1  # the line's end that git puts behind each
+    return found
+
+
+def _incomplete(folder: Path, what: str, error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"{what} cannot be read whole: {_reason(error, '')}",
+        place=str(folder),
+        next_step="fetch it into that repository: git fetch <upstream> tag <tag>, without --filter",
+    )
+
+
+def sealed(folder: Path) -> Git:
+    """git at work in a folder, with nothing of the user's configuration or environment."""
+    for name in INHERITED:
+        os.environ.pop(name, None)
+    process.require("git", "to read repositories")
     git = Git(str(folder))
-    git.update_environment(**ENVIRONMENT)
+    git.update_environment(**ENVIRONMENT, **_authorities(os.environ))
     return git
 
 
-def _ok(git: Git, *words: str) -> bool:
+def _authorities(environment: Mapping[str, str]) -> dict[str, str]:
+    """Let git believe whom downloads believe, unless the user told git itself."""
+    if "GIT_SSL_CAINFO" in environment or "GIT_SSL_CAPATH" in environment:
+        return {}
+    bundle = next((environment[name] for name in AUTHORITIES if environment.get(name)), "")
+    if not bundle:
+        return {}
+    return {"GIT_SSL_CAPATH" if Path(bundle).is_dir() else "GIT_SSL_CAINFO": bundle}
+
+
+def succeeds(git: Git, *words: str) -> bool:
+    """Whether a git command ends well."""
     try:
         git.execute(["git", *words])
     except GitCommandError:
         return False
     return True
+
+
+def _shown(url: str) -> str:
+    """An address for a message: without a password, a path as it is."""
+    return redacted(url) if "://" in url else url
 
 
 def _reason(error: Exception, url: str) -> str:

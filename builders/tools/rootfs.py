@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from builders.errors import MachineError, ToolchainError, UsageError
+from builders.errors import MachineError, ToolchainError, UnavailableError, UsageError
 from builders.tools import process
-from builders.tools.builder import BUILDER_ID, WORK, Kept, Limits
+from builders.tools.builder import BUILDER_ID, WORK, Kept, Limits, Recipe
 from builders.tools.cache import Cache, size_of
 from builders.tools.process import OnLine, Result
 
@@ -70,7 +70,18 @@ class Rootfs:
     def has(self, key: str) -> bool:
         return (self._cache.tree(key) / COMPLETE).exists()
 
-    def make(self, key: str, seed: Path, recipe: Path, on_line: OnLine) -> None:
+    def answer(self, base: str) -> str | None:
+        del base
+        return "the embedded builder makes nothing of images"
+
+    def make(self, key: str, recipe: Recipe, on_line: OnLine) -> None:
+        seed = recipe.files.get(recipe.seed)
+        if not isinstance(seed, Path):
+            raise UnavailableError(
+                "this toolchain begins with an image, of which the embedded builder makes nothing",
+                place=recipe.base,
+                next_step="use --builder container, or --toolchain debian",
+            )
         tree = self._cache.tree(key)
         with self._cache.run_folder() as scratch:
             try:
@@ -89,7 +100,7 @@ class Rootfs:
                 if not result.ok:
                     raise ToolchainError(
                         f"the tree's second stage failed with exit code {result.exit_code}",
-                        place=str(recipe / "bootstrap.sh"),
+                        place=str(recipe.dockerfile.with_name("bootstrap.sh")),
                         next_step="read the lines above; `./run doctor` checks the machine",
                         detail=result.tail,
                     )

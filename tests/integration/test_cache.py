@@ -9,10 +9,10 @@ import pytest
 
 from builders import pipeline
 from builders.errors import BusyError
-from builders.model.plan import BuildRequest
 from builders.tools import container, rootfs
 from builders.tools.builder import Limits
 from builders.tools.cache import Cache
+from tests.conftest import REQUEST
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_prune_takes_what_it_lists(stocked: Cache) -> None:
 
 
 def test_what_today_needs_stays(rootfs_builder: rootfs.Rootfs, stocked: Cache) -> None:
-    key = pipeline.plan(BuildRequest("v1.20.2")).toolchain.key
+    key = pipeline.plan(REQUEST).toolchain.key
     stocked.tree(key).mkdir()
     pipeline.prune(stocked, everything=False, dry_run=False)
     assert kinds(stocked) == [("tree", True)]
@@ -78,7 +78,7 @@ def test_an_engine_keeps_what_is_in_use(
     container_builder: container.ContainerBuilder, tmp_path: Path
 ) -> None:
     """Even where the lock cannot know: a build with another cache, on the same engine."""
-    key = pipeline.plan(BuildRequest("v1.20.2")).toolchain.key
+    key = pipeline.plan(REQUEST).toolchain.key
     with container_builder.start(key, Limits()):
         other = container.ContainerBuilder(Cache(tmp_path))
         kept = [row for row in other.inventory() if row.key == key[:16]]

@@ -17,10 +17,15 @@ from builders import pipeline
 from builders.errors import IntegrityError, UnavailableError, UsageError
 from builders.model.plan import BuildRequest, ComponentPlan
 from builders.steps import sources
+from builders.steps.sources import Places
 from builders.tools import gitrepo
 from builders.tools.cache import Cache
 
 TAG = "v1.0.0-rc10"
+
+
+def quiet(_: object) -> None:
+    """For whoever wants to be told."""
 
 
 def git(folder: Path, *words: str) -> str:
@@ -85,7 +90,7 @@ def test_a_tag_arrives_alone_and_is_archived_untouched(
     server: str, commit: str, upstream: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store.git"
-    gitrepo.fetch(store, server, TAG, commit)
+    gitrepo.fetch(store, [server], TAG, commit, quiet)
     assert git(store, "rev-list", "--count", commit) == "1", "history came along"
     gitrepo.archive(store, commit, tmp_path / "out.tar")
     found = names(tmp_path / "out.tar")
@@ -94,8 +99,8 @@ def test_a_tag_arrives_alone_and_is_archived_untouched(
 
 
 def test_what_is_here_is_not_asked_for(server: str, commit: str, tmp_path: Path) -> None:
-    gitrepo.fetch(tmp_path / "store.git", server, TAG, commit)
-    gitrepo.fetch(tmp_path / "store.git", "git://127.0.0.1:9/nobody", TAG, commit)
+    gitrepo.fetch(tmp_path / "store.git", [server], TAG, commit, quiet)
+    gitrepo.fetch(tmp_path / "store.git", ["git://127.0.0.1:9/nobody"], TAG, commit, quiet)
 
 
 def test_a_moved_tag_is_refused_with_both_commits(
@@ -104,7 +109,7 @@ def test_a_moved_tag_is_refused_with_both_commits(
     git(upstream, "tag", "-f", TAG, "HEAD~1")
     other = git(upstream, "rev-parse", "HEAD~1")
     with pytest.raises(IntegrityError, match=f"{TAG} moved: expected {commit}, got {other}"):
-        gitrepo.fetch(tmp_path / "store.git", server, TAG, commit)
+        gitrepo.fetch(tmp_path / "store.git", [server], TAG, commit, quiet)
     with pytest.raises(UnavailableError):
         gitrepo.archive(tmp_path / "store.git", commit, tmp_path / "out.tar")
 
@@ -113,21 +118,25 @@ def test_a_missing_tag_and_a_silent_server_are_said(
     server: str, commit: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UnavailableError, match="v9 could not be fetched"):
-        gitrepo.fetch(tmp_path / "store.git", server, "v9", commit)
+        gitrepo.fetch(tmp_path / "store.git", [server], "v9", commit, quiet)
     with pytest.raises(UnavailableError, match="could not be fetched"):
-        gitrepo.fetch(tmp_path / "store.git", "git://127.0.0.1:9/nobody", TAG, commit)
+        gitrepo.fetch(tmp_path / "store.git", ["git://127.0.0.1:9/nobody"], TAG, commit, quiet)
 
 
 def test_a_password_in_an_address_never_shows(commit: str, tmp_path: Path) -> None:
     with pytest.raises(UnavailableError) as caught:
-        gitrepo.fetch(tmp_path / "s.git", "http://u:secret@127.0.0.1:9/r", TAG, commit)
+        gitrepo.fetch(tmp_path / "s.git", ["http://u:secret@127.0.0.1:9/r"], TAG, commit, quiet)
     assert "secret" not in str(vars(caught.value))
 
 
 @pytest.fixture
 def component(commit: str) -> ComponentPlan:
     """A plan of runc whose commit is the one of this upstream."""
-    decided = pipeline.plan(BuildRequest("v1.20.2", runc="1.0.0-rc10", runc_source="git"))
+    decided = pipeline.plan(
+        BuildRequest(
+            "v1.20.2", toolchain="debian", go="distribution", runc="1.0.0-rc10", runc_source="git"
+        )
+    )
     runc = decided.components[0]
     return dataclasses.replace(runc, source=dataclasses.replace(runc.source, commit=commit))
 
@@ -137,8 +146,8 @@ def test_the_git_provider_follows_the_users_mirror(
 ) -> None:
     environment = {"NOKMEM_RUNC_REPOSITORY": server}
     cache = Cache(tmp_path / "cache")
-    provider = sources.provider(component, cache, environment, {}, lambda _: None)
-    provider.fetch(component, lambda _: None)
+    provider = sources.provider(component, cache, Places(environment), quiet)
+    provider.fetch(component, quiet, quiet)
     assert "later" in names(provider.tree(component, tmp_path).archive)
 
 
@@ -159,8 +168,10 @@ def test_a_folder_gives_the_planned_commit_and_says_what_it_leaves_out(
     dir_plan = dataclasses.replace(
         component, source=dataclasses.replace(component.source, provider="dir")
     )
-    provider = sources.provider(dir_plan, Cache(tmp_path / "c"), {}, {"runc": folder}, said.append)
-    provider.fetch(dir_plan, lambda _: None)
+    provider = sources.provider(
+        dir_plan, Cache(tmp_path / "c"), Places({}, {"runc": folder}), said.append
+    )
+    provider.fetch(dir_plan, quiet, quiet)
     assert names(provider.tree(dir_plan, tmp_path).archive)["later"] == b"later\n"
     words = " ".join(said)
     assert ("not committed" in words and "stands at" in words) is (kind == "checkout")
@@ -177,4 +188,4 @@ def test_a_folder_without_the_commit_or_without_a_repository_is_refused(
         provider.tree(other, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no repository"):
-        sources.Folder(tmp_path / "empty", lambda _: None).fetch(component, lambda _: None)
+        sources.Folder(tmp_path / "empty", lambda _: None).fetch(component, quiet, quiet)

@@ -18,18 +18,19 @@ import pytest
 from builders import pipeline
 from builders.errors import CompileError, ProofError
 from builders.model.artifact import Binary, CheckReport, SourceTree
-from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan
+from builders.model.plan import BuildPlan, ComponentPlan
 from builders.model.releases import Facts
 from builders.steps import checks
 from builders.steps.checks import Expected
 from builders.steps.compile import compile_component
-from builders.steps.sources import Debian
+from builders.steps.sources import Debian, Places
+from builders.supply import Options, Supply
 from builders.tools import confined, process
 from builders.tools.builder import Builder, Limits, Session
 from builders.tools.cache import Cache, sha256_of
 from builders.tools.rootfs import Rootfs
 from builders.tools.terminal import Terminal
-from tests.conftest import ROOT
+from tests.conftest import REQUEST, ROOT
 
 TARGET = Facts().targets["el7"]
 Compile = Callable[[Builder, ComponentPlan, str], Binary]
@@ -47,11 +48,11 @@ def compile_runc(
 
     def make(builder: Builder, component: ComponentPlan, key: str) -> Binary:
         folder = tmp_path_factory.mktemp("out")
-        provider.fetch(component, lambda _: None)
+        provider.fetch(component, lambda _: None, lambda _: None)
         tree = provider.tree(component, folder)
         with builder.start(key, Limits()) as session:
             return compile_component(
-                component, tree, session, folder, lambda _: None, lambda _: None
+                component, tree, {}, session, folder, lambda _: None, lambda _: None
             )
 
     return make
@@ -259,18 +260,18 @@ def only_runc(monkeypatch: pytest.MonkeyPatch) -> Callable[[BuildPlan], None]:
 
     def use(plan: BuildPlan) -> None:
         reduced = dataclasses.replace(plan, components=(runc_of(plan),))
-        monkeypatch.setattr(pipeline, "plan", lambda _: reduced)
+        monkeypatch.setattr(pipeline, "plan", lambda *_: reduced)
+        monkeypatch.setattr(Supply, "settle", lambda *_: reduced)
 
     return use
 
 
 def build(dist: Path, cache: Cache, builder: str = "rootfs") -> Path:
     place, _ = pipeline.build(
-        BuildRequest("v1.20.2"),
-        pipeline.Options(builder),
+        REQUEST,
+        Options(Places(os.environ), builder),
         dist,
         cache,
-        os.environ,
         Terminal(ci=True),
     )
     return place
@@ -364,7 +365,7 @@ def test_a_source_with_a_makefile_is_built_by_it(
     tmp_path: Path,
 ) -> None:
     """Tag and commit reach the compiler through make, in a GOPATH, without go.mod and .git."""
-    decided = pipeline.plan(BuildRequest("v1.20.2", variant, runc="1.0.0-rc10"))
+    decided = pipeline.plan(dataclasses.replace(REQUEST, variant=variant, runc="1.0.0-rc10"))
     component = runc_of(decided)
     with tarfile.open(tmp_path / "source.tar", "w") as tar:
         for name, text in UPSTREAM.items():
@@ -377,7 +378,7 @@ def test_a_source_with_a_makefile_is_built_by_it(
     packages: list[str] = []
     with rootfs_builder.start(decided.toolchain.key, Limits()) as session:
         binary = compile_component(
-            component, tree, session, tmp_path, lambda _: None, packages.append
+            component, tree, {}, session, tmp_path, lambda _: None, packages.append
         )
     assert binary.says == (*component.prints, accounting)
     assert "github.com/opencontainers/runc" in packages
@@ -393,9 +394,11 @@ def test_a_binary_that_prints_the_right_words_and_dies_is_rejected(
         member = tarfile.TarInfo("Makefile")
         member.size = len(body)
         tar.addfile(member, io.BytesIO(body.encode()))
-    component = runc_of(pipeline.plan(BuildRequest("v1.20.2", runc="1.0.0-rc10")))
+    component = runc_of(pipeline.plan(dataclasses.replace(REQUEST, runc="1.0.0-rc10")))
     tree = SourceTree("runc", tmp_path / "source.tar", strip=0)
-    binary = compile_component(component, tree, session, tmp_path, lambda _: None, lambda _: None)
+    binary = compile_component(
+        component, tree, {}, session, tmp_path, lambda _: None, lambda _: None
+    )
     assert binary.says is not None and binary.says[0] == "exit code 3"
     item = dataclasses.replace(expected(plan, stock.sha256), accounting=True)
     report = checks.prove([(dataclasses.replace(stock, says=binary.says), item)], TARGET)

@@ -98,7 +98,7 @@ def test_a_pin_is_confirmed_through_the_real_signature(archive: Archive, pin: Pi
 def test_every_pin_of_the_plan_is_in_the_signed_archives(plan: BuildPlan) -> None:
     """The lock is true: each version, path, size and hash, for toolchain and sources alike."""
     rows = [row for component in plan.components for row in component.source.files]
-    rows += [plan.toolchain.debootstrap, *plan.toolchain.packages]
+    rows += plan.toolchain.packages
     with Downloader() as downloader:
         archive = Archive(downloader, apt.mirrors(os.environ), apt.keyring(os.environ))
         archive.confirm(Pinned(**row) for row in rows)
@@ -215,7 +215,7 @@ def test_kubernetes_comes_from_the_planned_commit(
     plan: BuildPlan, provider: Debian, tmp_path: Path
 ) -> None:
     kubelet = next(c for c in plan.components if c.name == "kubelet")
-    provider.fetch(kubelet, lambda _: None)
+    provider.fetch(kubelet, lambda _: None, lambda _: None)
     assert provider.tree(kubelet, tmp_path).strip == 1
     other = dataclasses.replace(kubelet.source, commit="0" * 40)
     with pytest.raises(IntegrityError, match="faecb196815e248d3ecfb03c680a4507229c2a56"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from builders.errors import FactsError
-from builders.model.releases import DATA, Facts, load_toml
+from builders.model.reading import load_toml
+from builders.model.releases import DATA, Facts
 
 EDITS = {
     "a commit cut short": ("kubernetes/1.20.toml", 'commit = "f', 'commit = "'),
@@ -16,7 +18,13 @@ EDITS = {
     "a mechanism nobody knows": ("kubernetes/1.21.toml", '"not needed"', '"hope"'),
     "a range from nowhere": ("kubernetes/1.21.toml", 'from = "v1.21.2"', 'from = "v1.21.99"'),
     "releases out of order": ("kubernetes/1.20.toml", '"v1.20.15"', '"v1.20.0"'),
-    "a minor without a runc": ("pairs.toml", '"1.14"', '"1.41"'),
+    "a minor without a runc": ("kubernetes.toml", '"1.14"', '"1.41"'),
+    "a pair without a reason": ("kubernetes.toml", "reason =", "rumour ="),
+    "a minor without a pair": ("kubernetes.toml", "current =", "currant ="),
+    "a Go with half a hash": ("go.toml", 'sha256 = "de87', 'sha256 = "'),
+    "a Go without evidence": ("go.toml", "evidence = \"docker-library/golang@cffc", "evidence = \" \" #"),
+    "an image without a digest": ("el7.toml", 'digest = "sha256:', 'digest = "'),
+    "a package without a reason": ("el7.toml", 'reason = "cgo"', 'reason = ""'),
     "a proof without a date": ("proofs.toml", 'date = "2026-11-20"', 'date = "soon"'),
     "empty evidence": ("targets.toml", 'glibc_evidence = "C', 'glibc_evidence = " " #'),
     "a release of another minor": ("kubernetes/1.20.toml", '"v1.20.2"', '"v1.19.2"'),
@@ -38,8 +46,8 @@ EDITS = {
 
 def load_all(folder: Path) -> Facts:
     facts = Facts(folder)
-    assert facts.releases and facts.runcs and facts.runc_repository and facts.targets
-    assert facts.toolchain and facts.debian_sources
+    assert facts.releases and facts.runcs and facts.repositories and facts.targets
+    assert facts.toolchains and facts.debian_sources and facts.go_archives and facts.go_source
     assert facts.proofs
     return facts
 
@@ -59,15 +67,16 @@ def test_a_hole_is_refused(edit: tuple[str, str, str], tmp_path: Path) -> None:
         load_all(tmp_path)
     user = name.replace(".lock", "")  # a lock is read for the facts that name its packages
     places = [str(tmp_path / name), str(tmp_path / user)]
-    places += [str(path) for path in (tmp_path / "kubernetes").iterdir() if name == "pairs.toml"]
+    places += [
+        str(path) for path in (tmp_path / "kubernetes").iterdir() if name == "kubernetes.toml"
+    ]
     assert caught.value.place in places
 
 
-def test_every_release_has_its_runc_and_a_source_of_both() -> None:
+def test_every_release_has_its_runc_by_every_pair() -> None:
     facts = load_all(DATA)
-    for release in facts.releases.values():
-        assert facts.runc(release.runc).nokmem in ("tag", "not needed")
-    assert facts.held == ("v1.20.2",)
+    for release, pair in product(facts.releases.values(), ("", "article", "current")):
+        assert facts.runc(release.runc(pair)).nokmem in ("tag", "not needed")
 
 
 def test_every_patch_release_of_every_minor_is_there() -> None:
@@ -102,4 +111,11 @@ def test_every_package_says_what_it_is_for() -> None:
 def test_no_mirror_is_written_down() -> None:
     for path in DATA.rglob("*.toml"):
         lines = path.read_text().splitlines()
-        assert not [x for x in lines if "://" in x and not x.startswith("repository = ")], path
+        assert not [
+            x
+            for x in lines
+            if "://" in x
+            and not x.startswith(
+                ("repository = ", "source = ", "url = ", "  rpm-software", 'key = "file:')
+            )
+        ], path

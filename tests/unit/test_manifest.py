@@ -112,7 +112,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another manifest": (_append("manifest.json"), "manifest.json: not as SHA256SUMS"),
     "another list of sums": (_append("SHA256SUMS"), "not as SHA256SUMS"),
     "an unknown key": (_edit("extra", 1), "malformed"),
-    "another schema": (_edit("schema", 2), "schema 2 is not 1"),
+    "another schema": (_edit("schema", 1), "schema 1 is not 2"),
     "a name with a path": (_edit("logs", ["../build.log"]), "malformed"),
     "another sum of a binary": (_falsify_sum, "runc: not as SHA256SUMS"),
     "another size": (_falsify_size, "kubelet: not of the size"),

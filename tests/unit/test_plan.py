@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ import pytest
 from builders import pipeline
 from builders.errors import UnavailableError, UnknownReleaseError, UsageError
 from builders.model import plan as model
-from builders.model.plan import BuildPlan, BuildRequest, resolve
+from builders.model.plan import BuildPlan, BuildRequest, OwnArchive, choices, resolve
 from builders.model.releases import Facts
+from builders.model.settings import own_archive
+from builders.supply import RECIPES, recipes
 from builders.tools import builder as tools
-from tests.conftest import ROOT, VERSION
+from tests.conftest import REQUEST, ROOT, VERSION
 
 FACTS = Facts()
 
@@ -29,7 +32,7 @@ def walk(value: Any) -> list[str]:
 
 
 def test_is_the_same_from_run_to_run(plan: BuildPlan) -> None:
-    again = resolve(BuildRequest(VERSION), Facts(), recipe_sha256=plan.toolchain.recipe_sha256)
+    again = resolve(REQUEST, Facts(), recipes=recipes(RECIPES))
     assert plan.to_json() == again.to_json()
 
 
@@ -40,7 +43,7 @@ def test_names_no_place_of_this_machine_and_no_mirror(plan: BuildPlan) -> None:
 
 def test_says_how_the_proof_target_and_every_file_is_pinned(plan: BuildPlan) -> None:
     files = [row for component in plan.components for row in component.source.files]
-    for row in (*files, *plan.toolchain.packages, plan.toolchain.debootstrap):
+    for row in (*files, *plan.toolchain.packages):
         assert re.fullmatch("[0-9a-f]{64}", row["sha256"]) and row["size"] > 0, row
     assert plan.epoch == 1610543941
     assert plan.target.glibc == "2.17"
@@ -52,12 +55,13 @@ def tags_as_upstream_cuts_them(goflags: str) -> str:
 
 
 @pytest.mark.parametrize("variant", ["nokmem", "stock"])
-@pytest.mark.parametrize("version", FACTS.held)
+@pytest.mark.parametrize("version", FACTS.releases)
 def test_kubelet_tags_survive_upstreams_sed(version: str, variant: str) -> None:
     decided = pipeline.plan(BuildRequest(version, variant))
+    needed = variant == "nokmem" and FACTS.release(version).mechanism != "not needed"
     kubelet = next(c for c in decided.components if c.name == "kubelet")
     cut = tags_as_upstream_cuts_them(kubelet.environment["GOFLAGS"])
-    assert cut == ("nokmem" if variant == "nokmem" else "")
+    assert cut == ("nokmem" if needed else "")
 
 
 def test_upstreams_sed_would_lose_a_tag_with_a_flag_after_it() -> None:
@@ -78,13 +82,19 @@ def test_says_that_go_is_not_the_official_one(plan: BuildPlan) -> None:
 
 def test_toolchain_key_follows_everything_it_is_made_of(plan: BuildPlan) -> None:
     facts = Facts()
-    other_recipe = resolve(BuildRequest(VERSION), facts, recipe_sha256="0" * 64)
+    hashes = recipes(RECIPES)
+    other_recipe = resolve(REQUEST, facts, recipes={**hashes, "debian": "0" * 64})
     assert other_recipe.toolchain.key != plan.toolchain.key
-    first, *rest = facts.toolchain.packages
+    known = facts.toolchains["debian"]
+    assert known.seed is not None
+    first, *rest = known.seed.packages
     changed = dataclasses.replace(first, sha256="0" * 64)
-    facts.__dict__["toolchain"] = dataclasses.replace(facts.toolchain, packages=(changed, *rest))
-    other = resolve(BuildRequest(VERSION), facts, recipe_sha256=plan.toolchain.recipe_sha256)
+    seed = dataclasses.replace(known.seed, packages=(changed, *rest))
+    facts.__dict__["toolchains"] = {"debian": dataclasses.replace(known, seed=seed)}
+    other = resolve(REQUEST, facts, recipes=hashes)
     assert other.toolchain.key != plan.toolchain.key
+    official = resolve(dataclasses.replace(REQUEST, go="official"), Facts(), recipes=hashes)
+    assert official.toolchain.key == plan.toolchain.key, "Go is put beside it"
 
 
 @pytest.mark.parametrize(
@@ -103,23 +113,104 @@ def test_an_unknown_version_is_refused_with_the_nearest_known() -> None:
     assert "v1.20.15, v1.20.14, v1.20.13" in caught.value.next_step
 
 
-@pytest.mark.parametrize(
-    ("version", "why"), [("v1.15.3", "does not hold kubernetes"), ("v1.13.12", "no nokmem tag")]
-)
-def test_a_known_release_that_cannot_be_built_yet_says_why(version: str, why: str) -> None:
-    with pytest.raises(UnavailableError, match=why):
-        pipeline.plan(BuildRequest(version))
+def test_without_the_series_what_needs_a_backport_is_refused(tmp_path: Path) -> None:
+    facts = Facts(patches=tmp_path)
+    with pytest.raises(UnavailableError, match="no nokmem tag, and no patch brings it"):
+        resolve(BuildRequest("v1.13.12"), facts, recipes=recipes(RECIPES))
+    control = resolve(BuildRequest("v1.13.12", "stock"), facts, recipes=recipes(RECIPES))
+    assert control.components[1].accounting
+
+
+def test_a_backport_brings_the_tag() -> None:
+    kubelet = pipeline.plan(BuildRequest("v1.13.12")).components[1]
+    assert [patch["name"][:4] for patch in kubelet.source.patches] == ["0001"]
+    assert kubelet.tags == ("nokmem",) and not kubelet.accounting
+    assert not pipeline.plan(BuildRequest("v1.14.0")).components[1].source.patches
 
 
 def test_the_matrix_claims_only_what_was_proven() -> None:
     rows = {row.kubernetes: row for row in pipeline.matrix()}
-    assert [version for version, row in rows.items() if row.proven] == [VERSION]
-    assert (rows[VERSION].sources, rows["v1.15.3"].sources) == ("debian", "")
+    proven = {proof.release for proof in FACTS.proofs if proof.component == "kubernetes"}
+    assert {version for version, row in rows.items() if row.proven} == proven
+    assert (rows[VERSION].sources, rows["v1.15.3"].sources) == ("debian, git", "git")
+
+
+def test_the_articles_own_pair() -> None:
+    decided = pipeline.plan(BuildRequest("v1.15.3", runc="v1.0.0-rc9"))
+    assert "unproven combination: v1.15.3 with runc 1.0.0-rc9" in decided.deviations
+    assert decided == pipeline.plan(BuildRequest("v1.15.3", runc="article"))
+    assert [c.source.provider for c in decided.components] == ["git", "git"]
+    assert decided.request.go == "1.12.9"
+    assert decided.components[0].go == decided.components[1].go == "1.12.9"
+
+
+def test_the_current_pair_gets_the_go_it_needs_and_has_no_open_cve() -> None:
+    decided = pipeline.plan(BuildRequest("v1.15.3", runc="current"))
+    assert [(go.version) for go in decided.toolchain.go] == ["1.12.9", "1.17.13"]
+    said = " ".join(decided.deviations)
+    assert "runc 1.1.12 is compiled by Go 1.17.13" in said and "CVE" not in said
+
+
+def test_what_auto_may_become() -> None:
+    may = choices(BuildRequest(VERSION), FACTS)
+    assert may.compiler == (("el7", "1.15.5"), ("debian", "1.15.5"), ("debian", "distribution"))
+    assert may.kubernetes_source == ("debian", "git")
+    older = choices(BuildRequest("v1.15.3"), FACTS)
+    assert older.compiler == (("el7", "1.12.9"), ("debian", "1.12.9"))
+    newer = choices(BuildRequest("v1.15.3", go="distribution"), FACTS)
+    assert newer.compiler == (("debian", "distribution"),)
+    own = (OwnArchive("kubernetes", "v1.15.3", "k.tar.gz", "0" * 64),)
+    assert choices(BuildRequest("v1.15.3", own=own), FACTS).kubernetes_source == ("archive", "git")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"go": "1.18.10"}, "no sha256 is held"),
+        ({"go": "1.9.3"}, "is older"),
+        ({"go": "latest"}, "not a Go version"),
+        ({"go": "distribution", "toolchain": "el7"}, "no Go of its own"),
+        ({"kubelet_tags": ("a-b",)}, "not a build tag"),
+        ({"runc_tags": ("a;b",)}, "not a build tag"),
+        ({"kubernetes_source": "archive"}, "no archive of kubernetes"),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        pipeline.plan(dataclasses.replace(BuildRequest(VERSION), **change))
+
+
+def test_a_go_that_compiles_but_crashes_is_refused_with_the_reason() -> None:
+    own = (OwnArchive("go", "1.18.10", "go1.18.10.tar.gz", "0" * 64),)
+    with pytest.raises(UsageError, match="reflect2 that it vendors crashes"):
+        pipeline.plan(BuildRequest(VERSION, go="1.18.10", own=own))
+
+
+def test_two_tags_need_a_go_that_knows_commas() -> None:
+    request = BuildRequest("v1.16.0", kubelet_tags=("providerless",))
+    with pytest.raises(UsageError, match=r"Go 1.12.9 takes one tag in GOFLAGS"):
+        pipeline.plan(request)
+    decided = pipeline.plan(dataclasses.replace(request, kubernetes="v1.16.15"))
+    assert decided.components[1].environment["GOFLAGS"] == "-v -tags=providerless,nokmem"
+    assert "unproven combination: v1.16.15 with the kubelet tags providerless" in decided.deviations
+
+
+def test_an_archive_of_ones_own_is_in_the_plan_by_name_and_hash_alone() -> None:
+    own = (
+        own_archive("kubernetes", "", "https://u:secret@h.example/a/k.tar.gz?t=secret", "1" * 64),
+        own_archive("go", "1.12.9", "/home/me/go.tar.gz", "2" * 64),
+    )
+    decided = pipeline.plan(BuildRequest("v1.15.3", kubernetes_source="archive", own=own))
+    assert decided.components[1].source.files == ({"path": "k.tar.gz", "sha256": "1" * 64},)
+    said = " ".join(decided.deviations)
+    assert "Go 1.12.9 is an archive of your own" in said and "is your word" in said
+    assert "secret" not in decided.to_json() and "/home" not in decided.to_json()
 
 
 @pytest.mark.parametrize("field", ["variant", "target", "runc_source"])
 def test_an_unknown_choice_is_refused_with_the_known_ones(field: str) -> None:
-    request = dataclasses.replace(BuildRequest(VERSION), **{field: "nonsense"})
+    change: dict[str, Any] = {field: "nonsense"}
+    request = dataclasses.replace(BuildRequest(VERSION), **change)
     with pytest.raises(UsageError) as caught:
         pipeline.plan(request)
     assert {"variant": "nokmem", "target": "el7", "runc_source": "git"}[
@@ -147,7 +238,9 @@ def test_runc_comes_from_the_distribution_where_it_has_it_else_from_git() -> Non
 
 def test_upstreams_makefile_gets_tags_and_commit_on_its_command_line() -> None:
     found = runc(BuildRequest(VERSION, runc="1.0.0-rc10"))
-    assert found.command[:2] == ("make", "static")
+    assert (found.command[:2], found.linking) == (("make", "runc"), "dynamic"), "EL7's own library"
+    found = runc(BuildRequest(VERSION, runc="1.0.0-rc10", toolchain="debian"))
+    assert (found.command[:2], found.linking) == (("make", "static"), "static")
     assert "BUILDTAGS=seccomp nokmem" in found.command
     assert f"COMMIT={found.source.commit}" in found.command
     control = runc(BuildRequest(VERSION, "stock", runc="1.0.0-rc10"))
@@ -164,8 +257,8 @@ def test_what_is_unproven_lost_or_open_is_said() -> None:
     said = " ".join(pipeline.plan(BuildRequest(VERSION, runc="1.0.0-rc92")).deviations)
     assert "unproven combination: v1.20.2 with runc 1.0.0-rc92" in said
     assert "without its default tags selinux, apparmor" in said
-    assert "open to CVE-2021-30465, CVE-2024-21626" in said
-    patched = " ".join(pipeline.plan(BuildRequest(VERSION)).deviations)
+    assert "open to CVE-2021-30465: a mount" in said and "CVE-2024-21626" in said
+    patched = " ".join(pipeline.plan(REQUEST).deviations)
     assert "CVE-2021-30465" not in patched and "unproven" not in patched
 
 
@@ -173,11 +266,11 @@ def test_what_is_unproven_lost_or_open_is_said() -> None:
     ("version", "why"),
     [
         ("1.0.0-rc5", "no nokmem tag"),
-        ("1.1.12", "written for Go 1.17, the toolchain has 1.15.15"),
+        ("1.1.13", "written for Go 1.18; before 1.18 there is none"),
         ("9.9", "no facts are held"),
         ("../x", "no facts are held"),
     ],
 )
 def test_an_unusable_runc_is_refused_with_the_reason(version: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
-        pipeline.plan(BuildRequest(VERSION, runc=version))
+        pipeline.plan(dataclasses.replace(REQUEST, runc=version))

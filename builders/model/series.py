@@ -1,0 +1,116 @@
+"""Patch series: which mails of a folder serve which releases, in what order.
+
+A series folder has a folder for each component (kubernetes, runc) with git format-patch mails and
+a series.toml that lists them all:
+
+    [[patches]]
+    file = "0001-what-it-does.patch"
+    from = "v1.10.0"                    # the first and the last release that it serves
+    until = "v1.13.12"
+    reason = "why it is there"
+    evidence = "where that can be read again"
+    brings = "nokmem"                   # a build tag that the tree has only with it; optional
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from builders.errors import FactsError
+from builders.model.reading import checked, text
+
+SERIES = "series.toml"
+MAIL = re.compile(rb"From [0-9a-f]{40} .*\n(?:.+\n)*From: (?:.+\n)*Date: (?:.+\n)*Subject: ")
+SUBJECT = re.compile(r"^Subject: (?:\[PATCH[^]]*\] )?(.+(?:\n .+)*)$", re.M)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One mail. `serves` are releases of the component; `brings` a build tag, or ""; `own` says
+    that it is the user's and not the project's."""
+
+    component: str
+    name: str
+    sha256: str
+    subject: str
+    reason: str
+    evidence: str
+    serves: tuple[str, ...]
+    brings: str
+    own: bool
+    body: bytes = field(repr=False)
+
+
+def load_series(
+    folder: Path, known: Mapping[str, tuple[str, ...]], *, own: bool = False
+) -> tuple[Patch, ...]:
+    """All patches below `folder`, in order; `known` has the releases of each component.
+
+    FactsError for a file that no series lists, a listed file that is not there, a range that
+    serves nothing, or a file that is no mail.
+    """
+    if not folder.is_dir():
+        raise FactsError(
+            "there is no such folder of patches",
+            place=str(folder),
+            next_step=f"give a folder that has {' or '.join(known)} with a {SERIES} in it",
+        )
+    strange = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    if strange:
+        raise FactsError(
+            f"not a component: {', '.join(strange)}",
+            place=str(folder),
+            next_step=f"name the folders {' and '.join(known)}",
+        )
+    found: list[Patch] = []
+    for component in known:
+        path = folder / component
+        if path.is_dir():
+            found += checked(path / SERIES, partial(_series, path, known[component], own))
+    return tuple(found)
+
+
+def _series(
+    folder: Path, known: tuple[str, ...], own: bool, data: Mapping[str, Any]
+) -> list[Patch]:
+    rows = data["patches"]
+    listed = [row["file"] for row in rows]
+    present = {path.name for path in folder.iterdir()} - {SERIES}
+    if len(set(listed)) != len(listed) or set(listed) != present:
+        odd = sorted(set(listed) ^ present) or sorted({n for n in listed if listed.count(n) > 1})
+        raise ValueError(f"listed, or there, but not both and once: {', '.join(odd)}")
+    return [_patch(row, folder, known, own) for row in rows]
+
+
+def _patch(row: Mapping[str, Any], folder: Path, known: tuple[str, ...], own: bool) -> Patch:
+    unknown = set(row) - {"file", "from", "until", "reason", "evidence", "brings"}
+    if unknown:
+        raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
+    for key in ("from", "until"):
+        if row[key] not in known:
+            raise ValueError(f"{key} of {row['file']} is no known release: {row[key]!r}")
+    first, last = known.index(row["from"]), known.index(row["until"])
+    if first > last:
+        raise ValueError(f"{row['file']} serves nothing: {row['from']} is after {row['until']}")
+    body = (folder / row["file"]).read_bytes()
+    subject = SUBJECT.search(body.decode(errors="replace"))
+    if not MAIL.match(body) or subject is None:
+        raise ValueError(f"{row['file']} is not a mail as git format-patch writes it")
+    return Patch(
+        component=folder.name,
+        name=row["file"],
+        sha256=hashlib.sha256(body).hexdigest(),
+        subject=subject[1].replace("\n", ""),
+        reason=text(row, "reason"),
+        evidence=text(row, "evidence"),
+        serves=known[first : last + 1],
+        brings=row.get("brings", ""),
+        own=own,
+        body=body,
+    )

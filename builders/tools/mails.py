@@ -1,0 +1,81 @@
+"""Patches as mails, by `git am`: applied strictly, under a fixed name and date."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from git.exc import GitCommandError
+
+from builders.errors import IntegrityError
+from builders.tools.gitrepo import sealed, succeeds
+
+#: Who commits a patched tree; with the author's date as the committer's, ids are stable.
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "nokmem",
+    "GIT_AUTHOR_EMAIL": "nokmem@localhost",
+    "GIT_AUTHOR_DATE": "2000-01-01T00:00:00Z",
+    "GIT_COMMITTER_NAME": "nokmem",
+    "GIT_COMMITTER_EMAIL": "nokmem@localhost",
+    "GIT_COMMITTER_DATE": "2000-01-01T00:00:00Z",
+}
+TAIL_LINES = 20
+TOUCHED = re.compile(rb"^(?:--- a/|\+\+\+ b/|(?:rename|copy) (?:from|to) )([^\s\"][^\n\t]*)$", re.M)
+
+
+def apply(
+    scratch: Path, files: Mapping[str, bytes | None], mails: Iterable[tuple[str, bytes]]
+) -> tuple[str, dict[str, bytes | None]]:
+    """Apply `git format-patch` mails, strictly and in order, to the files they touch.
+
+    `files` has every path that a mail names, None where it is not there yet. Returns the id of
+    the last commit, which is the same wherever the same mails meet the same files, and the files
+    that changed, None where one is gone. IntegrityError names mail, file and line.
+    """
+    git = sealed(scratch)
+    git.update_environment(**IDENTITY)
+    git.init("--quiet", "--initial-branch=patched")
+    for path, content in files.items():
+        if content is not None:
+            (scratch / path).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / path).write_bytes(content)
+    git.add("--all")
+    git.commit("--quiet", "--allow-empty", "-m", "the files that patches touch")
+    base = str(git.rev_parse("HEAD"))
+    for name, mail in mails:
+        letter = scratch / ".git" / "mail"
+        letter.write_bytes(mail)
+        try:
+            git.am("--quiet", "--committer-date-is-author-date", "--no-3way", str(letter))
+        except GitCommandError as error:
+            already = succeeds(git, "apply", "--reverse", "--check", str(letter))
+            raise IntegrityError(
+                f"{name} is applied already" if already else f"{name} does not apply",
+                place=_refused(error),
+                next_step="patches/*/series.toml says which releases a patch serves",
+                detail=tuple(_said(error).splitlines()[-TAIL_LINES:]),
+            ) from error
+    names = str(git.execute(["git", "diff", "--name-only", "-z", base, "HEAD"]))
+    changed = {
+        name: (scratch / name).read_bytes() if (scratch / name).is_file() else None
+        for name in filter(None, names.split("\0"))
+    }
+    return str(git.rev_parse("HEAD")), changed
+
+
+def touched(mail: bytes) -> list[str]:
+    """Every path that a mail's diffs name, and perhaps some more; sorted."""
+    return sorted({path.decode() for path in TOUCHED.findall(mail)})
+
+
+def _refused(error: GitCommandError) -> str:
+    """The file and line that git names, as path:line."""
+    found = re.search(r"patch failed: (\S+:\d+)", _said(error)) or re.search(
+        r"error: (\S+): ", _said(error)
+    )
+    return found[1] if found else "the mail itself"
+
+
+def _said(error: GitCommandError) -> str:
+    return str(error.stderr or error).removeprefix("stderr: ").strip(" \n'")
