@@ -114,7 +114,7 @@ def fetch(
     git = sealed(store)
     if not store.is_dir():
         store.mkdir(parents=True)
-        git.init("--quiet", "--bare")
+        git.init("--quiet", "--bare", "--template=")
     reasons = []
     for url in urls:
         try:
@@ -183,7 +183,8 @@ def archive(folder: Path, commit: str, destination: Path) -> None:
     git = sealed(scratch)
     try:
         objects = str(sealed(folder).rev_parse("--path-format=absolute", "--git-path", "objects"))
-        git.init("--quiet", "--bare")
+        git.init("--quiet", "--bare", "--template=")
+        (scratch / "info").mkdir()
         (scratch / "info/attributes").write_text(ATTRIBUTES)
         (scratch / "objects/info/alternates").write_text(f"{objects}\n")
         with destination.open("wb") as file:

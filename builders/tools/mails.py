@@ -35,7 +35,7 @@ def apply(
     """
     git = sealed(scratch)
     git.update_environment(**IDENTITY)
-    git.init("--quiet", "--initial-branch=patched")
+    git.init("--quiet", "--initial-branch=patched", "--template=")
     for path, content in files.items():
         if content is not None:
             (scratch / path).parent.mkdir(parents=True, exist_ok=True)

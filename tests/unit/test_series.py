@@ -1,0 +1,77 @@
+"""Patch series: each mail is listed once, serves some release, and says why it is there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from builders.errors import FactsError
+from builders.model.plan import patches_for
+from builders.model.releases import PATCHES, Facts
+from builders.model.series import load_series
+
+KNOWN = Facts().known
+SERIES = PATCHES / "kubernetes/series.toml"
+
+
+def test_no_patch_of_ours_is_an_orphan_and_each_says_why() -> None:
+    facts = Facts()
+    assert facts.patches
+    for patch in facts.patches:
+        assert patch.serves and patch.subject and not patch.own
+        for version in patch.serves:
+            assert patch in patches_for(facts, patch.component, version)
+
+
+def test_every_release_that_needs_a_backport_has_one() -> None:
+    facts = Facts()
+    for release in facts.releases.values():
+        brought = {patch.brings for patch in patches_for(facts, "kubernetes", release.version)}
+        assert ("nokmem" in brought) == (release.mechanism == "backport"), release.version
+
+
+def edit(old: str, new: str) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        text = (folder / "kubernetes/series.toml").read_text()
+        assert old in text, "the edit no longer finds its place"
+        (folder / "kubernetes/series.toml").write_text(text.replace(old, new))
+
+    return change
+
+
+HOLES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an unlisted mail": (lambda f: (f / "kubernetes/9.patch").touch(), "9.patch"),
+    "a listed one that is not there": (edit('"0001-', '"0002-'), "not both and once"),
+    "an unknown release": (edit("v1.13.12", "v1.13.99"), "is no known release: 'v1.13.99'"),
+    "a range the wrong way round": (edit('"v1.9.0"\nuntil = "v1.13.12"',
+                                         '"v1.13.0"\nuntil = "v1.12.0"'), "serves nothing"),
+    "an unknown key": (edit("brings", "takes"), "unknown keys: takes"),
+    "no reason": (edit("reason =", "rumour ="), "rumour"),
+    "empty evidence": (edit('evidence = "', 'evidence = "" # '), "evidence"),
+    "no mail": (lambda f: next((f / "kubernetes").glob("*.patch")).write_text("diff"), "not a mail"),
+    "no component": (lambda f: (f / "kubelet").mkdir(), "not a component: kubelet"),
+    "no series": (lambda f: (f / "kubernetes/series.toml").unlink(), "cannot be read"),
+    "no folder": (shutil.rmtree, "no such folder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hole", HOLES.values(), ids=HOLES.keys())
+def test_a_hole_is_refused(hole: tuple[Callable[[Path], object], str], tmp_path: Path) -> None:
+    damage, why = hole
+    folder = tmp_path / "patches"
+    shutil.copytree(PATCHES, folder)
+    load_series(folder, KNOWN)
+    damage(folder)
+    with pytest.raises(FactsError) as caught:
+        load_series(folder, KNOWN)
+    assert why in caught.value.fact
+    assert str(folder) in caught.value.place
+
+
+def test_a_series_of_ones_own_comes_after_the_projects(tmp_path: Path) -> None:
+    shutil.copytree(PATCHES, tmp_path / "own")
+    ours, own = patches_for(Facts(own_patches=tmp_path / "own"), "kubernetes", "v1.13.12")
+    assert (ours.own, own.own) == (False, True)

@@ -1,0 +1,91 @@
+"""nokmem.toml: what it says reaches the build, and a mistake in it is named with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builders.errors import UsageError
+from builders.model.settings import VARIABLES, Settings, own_archive, parse
+
+PLACE = Path("/home/user/work/nokmem.toml")
+GOOD = f"""
+[mirrors]
+kubernetes = "https://git.example/kubernetes.git"
+go = ["archives", "https://mirror.example/go/"]
+
+[archives.go."1.12.9"]
+place = "go1.12.9.tar.gz"
+sha256 = "{"a" * 64}"
+
+[archives.runc]
+"v1.0.0-rc9" = {{ place = "https://u:p@mirror.example/runc.tar.gz?token=t", sha256 = "{"b" * 64}" }}
+
+[build]
+builder = "rootfs"
+dist = "out"
+"""
+
+
+def test_what_it_says_is_there_under_its_variables_and_options() -> None:
+    found = parse(GOOD, PLACE)
+    assert found.mirrors == {
+        "NOKMEM_KUBERNETES_REPOSITORY": "https://git.example/kubernetes.git",
+        "NOKMEM_GO_MIRROR": "/home/user/work/archives https://mirror.example/go/",
+    }
+    assert found.archives == (
+        own_archive("go", "1.12.9", "go1.12.9.tar.gz", "a" * 64),
+        own_archive("runc", "1.0.0-rc9", "runc.tar.gz", "b" * 64),
+    )
+    assert found.places["a" * 64] == "/home/user/work/go1.12.9.tar.gz"
+    assert found.build == {"builder": "rootfs", "dist": "/home/user/work/out"}
+
+
+def test_the_environment_wins_unless_it_is_empty() -> None:
+    mirrors = parse(GOOD, PLACE)
+    name = "NOKMEM_KUBERNETES_REPOSITORY"
+    assert mirrors.environment({name: "x", "HOME": "/h"})[name] == "x"
+    assert mirrors.environment({name: ""})[name] == "https://git.example/kubernetes.git"
+    assert Settings().environment({"HOME": "/h"}) == {"HOME": "/h"}
+
+
+def test_no_password_and_no_query_is_in_an_archives_name() -> None:
+    name = own_archive("go", "1.12.9", "https://u:secret@h.example/d/go.tar.gz?t=secret", "").name
+    assert name == "go.tar.gz"
+
+
+MISTAKES = {
+    "no TOML": ("[build\nbuilder = 1", "is not TOML", "nokmem.toml", "mend that line"),
+    "no such table": ("[mirror]\n", "unknown key 'mirror'", ":1", "mirrors, archives, build"),
+    "no such mirror": ("[mirrors]\n\ngit = 'x'", "mirrors.git: unknown", ":3", "kubernetes, runc"),
+    "no such option": ("[build]\nbuildr = 'x'", "build.buildr: unknown", ":2", "builder, toolchain"),
+    "no such builder": ("[build]\n# a\nbuilder = 'podman'", "build.builder", ":3", "container"),
+    "a blank in a mirror": ("[mirrors]\ngo = '/a b'", "mirrors.go", ":2", "reference.md"),
+    "an empty list": ("[mirrors]\nrunc = []", "mirrors.runc", ":2", "reference.md"),
+    "no hash": (
+        "[archives.go.'1.12.9']\nplace = 'x'", "'sha256' is a required", ":1", "reference.md"
+    ),
+    "half a hash": (
+        "[archives.go.'1.12.9']\nplace = 'x'\nsha256 = 'ab'", "1.12.9.sha256", ":3", "reference.md"
+    ),
+    "a number": ("[build]\nmemory = 4", "build.memory: 4 is not of type", ":2", "reference.md"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_named_with_its_line_and_what_is_allowed(
+    mistake: tuple[str, str, str, str],
+) -> None:
+    content, fact, place, advice = mistake
+    with pytest.raises(UsageError) as caught:
+        parse(content, PLACE)
+    assert fact in caught.value.fact
+    assert caught.value.place.endswith(place)
+    assert advice in caught.value.next_step
+
+
+def test_every_mirror_is_in_the_reference() -> None:
+    reference = (Path(__file__).parents[2] / "docs/reference.md").read_text()
+    for key, variable in VARIABLES.items():
+        assert f"`mirrors.{key}`" in reference and f"`{variable}`" in reference
