@@ -377,7 +377,9 @@ def doctor(_: Context, dist: str = DIST) -> None:
                 place=", ".join(row.name for row in missing),
                 next_step="mend what is listed above, then run doctor again",
             )
-        terminal.text("this machine can build")
+        terminal.text(
+            "this machine can build" + (" what the other sources hold" if missing else "")
+        )
 
 
 @command(default=True, help={"files": "name every file instead of their sum"})

@@ -21,16 +21,27 @@ from builders.model.artifact import LOG, Binary, CheckReport, Manifest
 from builders.model.plan import BuildPlan, BuildRequest, choices, patches_for, resolve
 from builders.model.reading import load_toml
 from builders.model.releases import DATA, Facts
-from builders.steps import checks, contents, evidence, examine, manifest, patches, pins, toolchain
+from builders.steps import (
+    checks,
+    contents,
+    evidence,
+    examine,
+    manifest,
+    patches,
+    pins,
+    sources,
+    toolchain,
+)
 from builders.steps.checks import Expected
 from builders.steps.compile import OnOutput, compile_component, put_go
 from builders.steps.contents import Row
 from builders.steps.patches import Patched
+from builders.steps.sources import GoArchives
 from builders.supply import RECIPES, Options, Supply, compiler_name, recipes
 from builders.tools import apt, container, gitrepo, rootfs
 from builders.tools.builder import Builder
 from builders.tools.cache import Cache
-from builders.tools.download import Downloader
+from builders.tools.download import Downloader, redacted
 from builders.tools.terminal import Phase, Terminal
 
 BUILDERS = ("auto", "container", "rootfs")
@@ -166,7 +177,36 @@ def doctor(cache: Cache, dist: Path, environment: Mapping[str, str]) -> tuple[ex
     facts = Facts()
     suites = {source.files[0].suite for source in facts.debian_sources.values()}
     suites |= {suite for t in facts.toolchains.values() if t.seed for suite in t.seed.suites}
-    return examine.examine(cache, dist, environment, sorted(suites))
+    return examine.examine(
+        cache, dist, environment, sorted(suites), _probes(facts, environment, cache)
+    )
+
+
+def _probes(facts: Facts, environment: Mapping[str, str], cache: Cache) -> Iterator[examine.Probe]:
+    """The places that releases come from which the distribution does not hold."""
+    newest = next(reversed(facts.releases))
+    decided = resolve(
+        BuildRequest(newest, kubernetes_source="git", runc_source="git"),
+        facts,
+        recipes=recipes(RECIPES),
+    )
+    places = sources.Places(environment)
+    for component in decided.components:
+        urls = sources.repositories(component, environment, component.source.url)
+        yield examine.Probe(
+            f"source git {component.name}",
+            ", ".join(map(gitrepo.shown, urls)),
+            partial(gitrepo.why_not, urls),
+            f"name a mirror with {sources.REPOSITORY_VARIABLES[component.name]}, or give "
+            "a folder or an archive",
+        )
+    go = GoArchives(cache, places, facts.go_source)
+    yield examine.Probe(
+        "source Go archives",
+        redacted(facts.go_source),
+        partial(go.answer, decided.toolchain.go[0]),
+        f"name a folder or a mirror with {sources.GO_VARIABLE}",
+    )
 
 
 def matrix() -> tuple[MatrixRow, ...]:

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,17 +26,33 @@ MACHINE = "x86_64"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. Findings of one `group` are alternatives, of which one is enough."""
+    """One thing looked at. Findings of one `group` are alternatives, of which one is enough;
+    without an `optional` one some releases cannot be built, others can."""
 
     name: str
     ok: bool
     found: str
     next_step: str = ""
     group: str = ""
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A place that some releases come from. `ask` gives None where it answers, else why not."""
+
+    name: str
+    place: str
+    ask: Callable[[], str | None]
+    next_step: str
 
 
 def examine(
-    cache: Cache, dist: Path, environment: Mapping[str, str], suites: Iterable[str]
+    cache: Cache,
+    dist: Path,
+    environment: Mapping[str, str],
+    suites: Iterable[str],
+    probes: Iterable[Probe],
 ) -> tuple[Finding, ...]:
     """Look at everything; nothing raises."""
     return (
@@ -48,6 +64,7 @@ def examine(
         _program("setpriv", "confines the binary that verify asks for its version"),
         _keyring(environment),
         *_suites(suites, environment),
+        *(_probe(probe) for probe in probes),
         _disk("disk of the cache", cache.root, CACHE_NEEDS),
         _disk("disk of dist", dist, DIST_NEEDS),
         _memory(),
@@ -58,7 +75,7 @@ def can_build(findings: Iterable[Finding]) -> bool:
     """Whether nothing needed is missing: every group has one, everything else holds."""
     rows = list(findings)
     groups = {row.group for row in rows if row.group}
-    return all(row.ok for row in rows if not row.group) and all(
+    return all(row.ok or row.optional for row in rows if not row.group) and all(
         any(row.ok for row in rows if row.group == group) for group in groups
     )
 
@@ -116,6 +133,12 @@ def _suites(suites: Iterable[str], environment: Mapping[str, str]) -> list[Findi
                 words = f"{error.fact}: {error.place}"
                 found.append(Finding(f"source {suite}", False, words, error.next_step or hint))
     return found
+
+
+def _probe(probe: Probe) -> Finding:
+    reason = probe.ask()
+    found = f"answers, at {probe.place}" if reason is None else f"{reason}: {probe.place}"
+    return Finding(probe.name, reason is None, found, probe.next_step, optional=True)
 
 
 def _disk(name: str, folder: Path, needs: int) -> Finding:

@@ -71,13 +71,19 @@ def provider(component: ComponentPlan, cache: Cache, places: Places, say: Say) -
     """The provider that the plan names for a component."""
     kind = component.source.provider
     if kind == "git":
-        mirrors = places.environment.get(REPOSITORY_VARIABLES[component.name], "").split()
-        return Git(cache, mirrors or [component.source.url])
+        return Git(cache, repositories(component, places.environment, component.source.url))
     if kind == "dir":
         return Folder(places.folders[component.name], say)
     if kind == "archive":
         return Archive(cache, places, say)
     return Debian(cache, places.environment)
+
+
+def repositories(
+    component: ComponentPlan, environment: Mapping[str, str], upstream: str
+) -> list[str]:
+    """The user's mirrors of a component's repository, or upstream's."""
+    return environment.get(REPOSITORY_VARIABLES[component.name], "").split() or [upstream]
 
 
 class Debian:

@@ -56,6 +56,9 @@ INHERITED = (
     "GIT_WORK_TREE",
 )
 ATTEMPTS = 3
+ANSWER_SECONDS = 20
+#: What git says before the reason, with an address that is named already.
+UNABLE = re.compile(r"^(stderr: )?'?(fatal: )?(unable to access '[^']*': )?")
 TAIL_LINES = 20
 #: What git says of a connection that may be there the next time.
 BROKEN = re.compile(
@@ -125,7 +128,7 @@ def fetch(
         if actual != commit:
             raise IntegrityError(
                 f"tag {tag} moved: expected {commit}, got {actual}",
-                place=_shown(url),
+                place=shown(url),
                 next_step="ask upstream why; do not change the pin to fit",
             )
         # A ref of its own says that the commit is here, whole, and keeps it.
@@ -133,9 +136,9 @@ def fetch(
         return
     raise UnavailableError(
         f"the tag {tag} could not be fetched: {reasons[-1]}",
-        place=", ".join(map(_shown, urls)),
+        place=", ".join(map(shown, urls)),
         next_step="check the address, the network and the proxy variables",
-        detail=tuple(f"{_shown(url)}: {why}" for url, why in zip(urls, reasons, strict=True)),
+        detail=tuple(f"{shown(url)}: {why}" for url, why in zip(urls, reasons, strict=True)),
     )
 
 
@@ -158,6 +161,21 @@ def _fetch_tag(git: Git, url: str, tag: str, on_line: Callable[[str], None]) -> 
             raise GitCommandError("fetch", error.status, said) from error
         break
     return str(git.rev_parse("FETCH_HEAD^{commit}"))
+
+
+def why_not(urls: Sequence[str]) -> str | None:
+    """None where one of the repositories answers within seconds, else the last one's reason."""
+    reasons = [_why_not(url) for url in urls]
+    return None if None in reasons else reasons[-1]
+
+
+def _why_not(url: str) -> str | None:
+    words = ["git", "ls-remote", "--quiet", "--heads", "--", url, "no-such-branch-is-meant"]
+    try:
+        sealed(Path.cwd()).execute(words, kill_after_timeout=ANSWER_SECONDS)
+    except GitCommandError as error:
+        return _reason(error, url)
+    return None
 
 
 def look(folder: Path) -> Checkout:
@@ -334,7 +352,7 @@ def succeeds(git: Git, *words: str) -> bool:
     return True
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """An address for a message: without a password, a path as it is."""
     return redacted(url) if "://" in url else url
 
@@ -343,5 +361,6 @@ def _reason(error: Exception, url: str) -> str:
     """git's last line without the address, which could hold a password."""
     text = str(getattr(error, "stderr", None) or error)
     lines = [line.strip(" '") for line in text.splitlines() if line.strip(" '")]
+    lines = [UNABLE.sub("", line) for line in lines]
     last = lines[-1].removeprefix("stderr: ").strip("'") if lines else type(error).__name__
     return last.replace(url, redacted(url)) if url else last
