@@ -128,10 +128,16 @@ def plan(
         terminal.facts(pairs)
 
 
-@command(help={"format": "text, markdown or json"})
+@command(
+    help={
+        "format": "text, markdown or json",
+        "proofs": "only what was really built, with source, Go, date and hash",
+    }
+)
 def matrix(
     _: Context,
     format: str = "text",  # noqa: A002 -- the option's name
+    proofs: bool = False,
 ) -> None:
     """Print every known release: its Go, its runc, how nokmem gets in, and what was proven.
 
@@ -150,6 +156,10 @@ def matrix(
             "nokmem": "nokmem by", "runc": "runc beside", "sources": "source here",
             "proven": "proven", "runc_proven": "runc proven",
         }  # fmt: skip
+        if proofs:
+            words = ("component", "release", "source", "Go", "proven", "sha256", "remark")
+            names = dict(zip(words, words, strict=True))
+            rows = [dict(zip(names, row, strict=True)) for row in pipeline.proofs()]
         cells = [[row[name] or "-" for name in names] for row in rows]
         if format == "json":
             terminal.text(json.dumps(rows, indent=2))

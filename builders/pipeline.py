@@ -237,6 +237,17 @@ def matrix() -> tuple[MatrixRow, ...]:
     )
 
 
+def proofs() -> list[tuple[str, ...]]:
+    """What was really built and passed, and what was not and why: component, release, source, Go,
+    date, hash, remark."""
+    facts = Facts()
+    rows: list[tuple[str, ...]] = [
+        (p.component, p.release, p.source, p.go, p.date, p.sha256[:16], p.note)
+        for p in facts.proofs
+    ]
+    return rows + [(g.component, g.releases, "", "", "not built", "", g.reason) for g in facts.gaps]
+
+
 def relock(environment: Mapping[str, str]) -> tuple[Path, str]:
     """The lock of the distribution's packages, resolved anew: its path and its new text."""
     mirrors, keyring = apt.mirrors(environment), apt.keyring(environment)

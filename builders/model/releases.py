@@ -24,6 +24,8 @@ DATA = Path(__file__).parent / "data"
 PATCHES = Path(__file__).parents[2] / "patches"
 VERSION = re.compile(r"v(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+#: What is built, and what of it is built where the whole cannot be.
+COMPONENTS = ("kubernetes", "libcontainer", "runc")
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 #: How a runc release keeps from accounting: by the build tag, not at all, or of its own.
 NOKMEM = ("tag", "absent", "not needed")
@@ -56,7 +58,8 @@ class Release:
 @dataclass(frozen=True)
 class Proof:
     """A component that was built from a source and passed every check. `date` is ISO 8601;
-    `note` says what was not as a plain build would have it."""
+    `note` says what was not as a plain build would have it. Of "libcontainer" the package was built
+    as that release vendors it."""
 
     component: str
     release: str
@@ -65,6 +68,15 @@ class Proof:
     date: str
     sha256: str
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Releases that were not built, and why."""
+
+    component: str
+    releases: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,10 @@ class Facts:
     @cached_property
     def proofs(self) -> tuple[Proof, ...]:
         return checked(self._folder / "proofs.toml", _proofs)
+
+    @cached_property
+    def gaps(self) -> tuple[Gap, ...]:
+        return checked(self._folder / "proofs.toml", _gaps)
 
     @cached_property
     def runcs(self) -> dict[str, RuncRelease]:
@@ -280,11 +296,19 @@ def _proofs(data: Mapping[str, Any]) -> tuple[Proof, ...]:
             source=text(row, "source"),
             go=matching(GO, row["go"], "go"),
             date=matching(DATE, row["date"], "date"),
-            sha256=matching(SHA256, row["sha256"], "sha256"),
+            # Of a package there is no binary whose hash would say anything.
+            sha256="" if component == "libcontainer" else matching(SHA256, row["sha256"], "sha256"),
             note=row.get("note", ""),
         )
-        for component in ("kubernetes", "runc")
+        for component in COMPONENTS
         for row in data[component]
+    )
+
+
+def _gaps(data: Mapping[str, Any]) -> tuple[Gap, ...]:
+    return tuple(
+        Gap(text(row, "component"), text(row, "releases"), text(row, "reason"))
+        for row in data["unbuilt"]
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from invoke.tasks import Task
 
 import tasks
+from builders import pipeline
 from builders.errors import CATALOGUE
 from tests.conftest import ROOT
 
@@ -40,3 +41,11 @@ def test_every_task_and_option_is_in_the_reference() -> None:
 def _tasks() -> dict[str, Task[Any]]:
     names = tasks.namespace.task_names
     return {name: tasks.namespace[name] for name in names}
+
+
+def test_the_table_of_proofs_is_the_tools_own() -> None:
+    """Made by `./run matrix --proofs --format markdown`, below a heading."""
+    table = (ROOT / "docs/proofs.md").read_text().partition("\n| component")[2].splitlines()
+    assert len(table) == len(pipeline.proofs()) + 2
+    for line, row in zip(table[2:], pipeline.proofs(), strict=True):
+        assert line == "| " + " | ".join(cell or "-" for cell in row) + " |"
