@@ -185,6 +185,8 @@ def matrix(
         "cpus": "cores that the build may use, such as 2",
         "keep": "keep the build room to look into; its entry is printed",
         "offline": "use the cache alone; what is missing is named all at once",
+        "rebuild": "build anew what stands in dist already",
+        "profile": "say what each phase took, beside the time before",
     }
 )
 def build(
@@ -208,6 +210,8 @@ def build(
     cpus: str = "",
     keep: bool = False,
     offline: bool = False,
+    rebuild: bool = False,
+    profile: bool = False,
 ) -> None:
     """Compile kubelet and runc without kernel-memory accounting, prove it, fill dist/<release>/.
 
@@ -227,11 +231,20 @@ def build(
         limits = Limits(
             _bytes(memory or said.get("memory", "")), _cores(cpus or said.get("cpus", ""))
         )
-        options = what.options(builder, limits, keep=keep, offline=offline)
+        options = what.options(builder, limits, keep, offline, rebuild)
         folder = Path(dist or said.get("dist", DIST))
-        place, report = pipeline.build(what.request(k8s), options, folder, _cache(), terminal)
-        names = sorted({check.binary for check in report.checks})
-        terminal.text(f"{place}: {', '.join(names)}; {len(report.checks)} checks passed")
+        built = pipeline.build(what.request(k8s), options, folder, _cache(), terminal)
+        if profile:
+            before = dict(built.profile_before)
+            columns = ("phase", "seconds", "the time before")
+            terminal.table(
+                columns,
+                (
+                    (title, f"{took:.1f}", f"{before[title]:.1f}" if title in before else "-")
+                    for title, took in built.profile or built.profile_before
+                ),
+            )
+        terminal.text(f"{built.place}: kubelet, runc; {built.checks} checks passed")
 
 
 @command(
@@ -589,7 +602,12 @@ class _What:
         )
 
     def options(
-        self, builder: str, limits: Limits, *, keep: bool = False, offline: bool = False
+        self,
+        builder: str,
+        limits: Limits,
+        keep: bool = False,
+        offline: bool = False,
+        rebuild: bool = False,
     ) -> Options:
         from builders.steps.sources import Places
         from builders.supply import Options
@@ -609,6 +627,7 @@ class _What:
             limits,
             keep,
             offline,
+            rebuild,
             self.patches,
         )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +19,15 @@ from builders.errors import (
     UnavailableError,
     UsageError,
 )
-from builders.model.artifact import LOG, Binary, CheckReport, Manifest
-from builders.model.plan import BuildPlan, BuildRequest, choices, patches_for, resolve
+from builders.model.artifact import LOG, PLAN, REPORT, Binary, CheckReport, Manifest
+from builders.model.plan import (
+    BuildPlan,
+    BuildRequest,
+    ComponentPlan,
+    choices,
+    patches_for,
+    resolve,
+)
 from builders.model.reading import load_toml
 from builders.model.releases import DATA, Facts
 from builders.steps import (
@@ -36,17 +45,30 @@ from builders.steps.checks import Expected
 from builders.steps.compile import OnOutput, compile_component, put_go
 from builders.steps.contents import Row
 from builders.steps.patches import Patched
-from builders.steps.sources import GoArchives
+from builders.steps.sources import GoArchives, Provider
 from builders.supply import RECIPES, Options, Supply, compiler_name, recipes
 from builders.tools import apt, container, gitrepo, rootfs
-from builders.tools.builder import Builder
-from builders.tools.cache import Cache
+from builders.tools.builder import Builder, Limits, Session
+from builders.tools.cache import Cache, sha256_of
 from builders.tools.download import Downloader, redacted
-from builders.tools.terminal import Phase, Terminal
+from builders.tools.terminal import Terminal
 
 BUILDERS = ("auto", "container", "rootfs")
 #: Builds share this lock; a prune wants it alone.
 IN_USE = "in-use"
+#: Bytes; the linker of kubelet peaks at 1.6 GB, the compiler of runc at 0.6 GB.
+TWO_COMPILERS = 3 << 30
+
+
+@dataclass(frozen=True)
+class Built:
+    """Where a result stands, how many checks it passed, and the seconds that each phase took, the
+    time before and this time; nothing this time where it stood there already."""
+
+    place: Path
+    checks: int
+    profile_before: tuple[tuple[str, float], ...]
+    profile: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -81,13 +103,18 @@ def plan(request: BuildRequest, own_patches: Path | None = None) -> BuildPlan:
 
 def build(
     request: BuildRequest, options: Options, dist: Path, cache: Cache, terminal: Terminal
-) -> tuple[Path, CheckReport]:
+) -> Built:
     """Plan, fetch, make the toolchain, compile, prove, and put the result into dist/.
 
-    A failure leaves what stood in dist/ as it was; the log of what failed lies beside it.
+    Where the very result stands there already, nothing is done, unless `options.rebuild`. A
+    failure leaves what stood in dist/ as it was; the log of what failed lies beside it.
     """
     facts = Facts(own_patches=options.patches)
     name = plan(request, options.patches).name
+    earlier = _standing(request, facts, dist / name)
+    if earlier is not None and earlier.same and not options.rebuild:
+        terminal.say("this very build stands there, whole; --rebuild makes it anew")
+        return Built(dist / name, earlier.checks, earlier.profile, ())
     with ExitStack() as stack:
         builder = choose(options.builder, cache, terminal)
         stack.callback(builder.close)
@@ -119,10 +146,47 @@ def build(
         if not report.passed:
             _keep_log(folder, dist, name, terminal)
             raise proof_error(report, str(dist / name))
-        described = manifest.describe(decided, binaries, folder, builder.name)
+        profile = tuple(terminal.times)
+        described = manifest.describe(decided, binaries, folder, builder.name, profile)
         place = manifest.put_in_place(folder, dist, decided, described)
         _failed_log(dist, name).unlink(missing_ok=True)
-        return place, report
+        return Built(place, len(report.checks), earlier.profile if earlier else (), profile)
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What stands in the place of a build: whether it is the `same`, how many checks it passed,
+    and what its phases took."""
+
+    same: bool
+    checks: int
+    profile: tuple[tuple[str, float], ...]
+
+
+def _standing(request: BuildRequest, facts: Facts, place: Path) -> _Standing | None:
+    """What an earlier build left there, None where it is not whole.
+
+    It is the same if the request, each "auto" in it as it was settled then, plans exactly that.
+    """
+    try:
+        described = manifest.read(place)
+        whole = all(
+            sha256_of(place / row["name"]) == row["sha256"] for row in described.data["binaries"]
+        )
+        report = json.loads((place / REPORT).read_text(encoding="utf-8"))
+    except (NokmemError, OSError):
+        return None
+    profile = tuple((row["phase"], row["seconds"]) for row in described.data["profile"])
+    then, may, settled = described.request, choices(request, facts), request
+    if then.kubernetes_source in may.kubernetes_source:
+        settled = dataclasses.replace(settled, kubernetes_source=then.kubernetes_source)
+    if then.runc_source in may.runc_source:
+        settled = dataclasses.replace(settled, runc_source=then.runc_source)
+    if (then.toolchain, then.go) in may.compiler:
+        settled = dataclasses.replace(settled, toolchain=then.toolchain, go=then.go)
+    planned = resolve(settled, facts, recipes=recipes(RECIPES)).to_json()
+    same = whole and report["passed"] and planned == (place / PLAN).read_text(encoding="utf-8")
+    return _Standing(same, len(report["checks"]), profile)
 
 
 def fetch(
@@ -471,7 +535,6 @@ def _compile(
     folder: Path,
     write: OnOutput,
 ) -> list[Binary]:
-    binaries = []
     options, terminal = supply.options, supply.terminal
     with builder.start(decided.toolchain.key, options.limits, keep=options.keep) as session:
         if options.keep:
@@ -480,31 +543,62 @@ def _compile(
             if go.archive:
                 with terminal.phase(f"unpack Go {go.version}"):
                     put_go(go, supply.go.file(go), session, write)
-        for component in decided.components:
-            title = f"compile {component.name} {component.version}"
-            with terminal.phase(title, "packages") as phase, supply.cache.run_folder() as scratch:
 
-                def take(line: str, phase: Phase = phase) -> None:
-                    write(line)
-                    phase.line(line)
+        def one(component: ComponentPlan) -> Binary:
+            source = supply.provider(decided, component.name)
+            return _compile_one(
+                component, source, patched[component.name], session, folder, supply, write
+            )
 
-                phase.note = f"Go {component.go}"
-                try:
-                    source = supply.provider(decided, component.name).tree(component, scratch)
-                    binaries.append(
-                        compile_component(
-                            component,
-                            source,
-                            patched[component.name].files,
-                            session,
-                            folder,
-                            take,
-                            phase.step,
-                        )
-                    )
-                finally:
-                    shutil.rmtree(scratch)
-    return binaries
+        if not _side_by_side(options.limits):
+            return [one(component) for component in decided.components]
+        with ThreadPoolExecutor(len(decided.components)) as pool:
+            try:
+                work = [pool.submit(one, component) for component in decided.components]
+                finished, _ = wait(work, return_when=FIRST_EXCEPTION)
+                for future in work:
+                    if future in finished:
+                        future.result()  # the first failure ends the other, not the reverse
+                return [future.result() for future in work]
+            except BaseException:
+                session.stop()
+                raise
+
+
+def _compile_one(
+    component: ComponentPlan,
+    provider: Provider,
+    patched: Patched,
+    session: Session,
+    folder: Path,
+    supply: Supply,
+    write: OnOutput,
+) -> Binary:
+    title = f"compile {component.name} {component.version}"
+    with (
+        supply.terminal.phase(title, "packages") as phase,
+        supply.cache.run_folder() as scratch,
+    ):
+        phase.note = f"Go {component.go}"
+
+        def take(line: str) -> None:
+            write(f"{component.name}: {line}")
+            phase.line(line)
+
+        try:
+            source = provider.tree(component, scratch)
+            return compile_component(
+                component, source, patched.files, session, folder, take, phase.step
+            )
+        finally:
+            shutil.rmtree(scratch)
+
+
+def _side_by_side(limits: Limits) -> bool:
+    """Whether there is memory for two compilers at once."""
+    available = examine.available_memory()
+    room = min(x for x in (limits.memory, available, 1 << 60) if x is not None)
+    return room >= TWO_COMPILERS
 
 
 def _expect(decided: BuildPlan, name: str, sha256: str) -> Expected:

@@ -34,6 +34,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     keep: bool = False
     offline: bool = False
+    rebuild: bool = False
     patches: Path | None = None
 
 

@@ -155,13 +155,19 @@ def _disk(name: str, folder: Path, needs: int) -> Finding:
     )
 
 
-def _memory() -> Finding:
+def available_memory() -> int | None:
+    """Bytes that this machine has to spare, None where it does not say."""
     try:
         text = Path("/proc/meminfo").read_text()
-        kilobytes = int(text.split("MemAvailable:")[1].split()[0])
+        return int(text.split("MemAvailable:")[1].split()[0]) << 10
     except (OSError, IndexError, ValueError):
+        return None
+
+
+def _memory() -> Finding:
+    available = available_memory()
+    if available is None:
         return Finding("memory", False, "/proc/meminfo cannot be read", "build on Linux")
-    available = kilobytes << 10
     return Finding(
         "memory",
         available >= MEMORY_NEEDS,

@@ -69,8 +69,15 @@ def staging(dist: Path, name: str) -> Path:
     return path
 
 
-def describe(plan: BuildPlan, binaries: Iterable[Binary], folder: Path, builder: str) -> Manifest:
-    """The manifest of a staged folder that already holds plan, report and binaries."""
+def describe(
+    plan: BuildPlan,
+    binaries: Iterable[Binary],
+    folder: Path,
+    builder: str,
+    profile: Iterable[tuple[str, float]] = (),
+) -> Manifest:
+    """The manifest of a staged folder that already holds plan, report and binaries; `profile` has
+    the seconds that each phase took."""
     components = {component.name: component for component in plan.components}
     rows = []
     for binary in sorted(binaries, key=lambda binary: binary.name):
@@ -109,6 +116,7 @@ def describe(plan: BuildPlan, binaries: Iterable[Binary], folder: Path, builder:
             "target": plan.target.name,
             "epoch": plan.epoch,
             "builder": builder,
+            "profile": [{"phase": title, "seconds": round(s, 1)} for title, s in profile],
             "toolchain": {
                 "name": plan.toolchain.name,
                 "key": plan.toolchain.key,

@@ -78,6 +78,9 @@ class Session(Protocol):
     ) -> Result:
         """Run a command to its end, stdout and stderr going to `on_line` line by line."""
 
+    def stop(self) -> None:
+        """End whatever runs here, from another thread; the room is of no use after it."""
+
     def get(self, path: str, destination: Path) -> None:
         """Write the file at `path` inside to `destination`."""
 

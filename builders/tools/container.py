@@ -299,6 +299,10 @@ class ContainerSession:
             code = api.exec_inspect(job["Id"])["ExitCode"]
         return Result(tuple(argv), 137 if code is None else int(code), tuple(tail))
 
+    def stop(self) -> None:
+        with suppress(DockerException, requests.RequestException):
+            self._container.kill()
+
     def get(self, path: str, destination: Path) -> None:
         with _translated(f"fetching {path}"):
             chunks, _ = self._container.get_archive(path, chunk_size=CHUNK)

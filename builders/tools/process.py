@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -96,8 +97,11 @@ def run(
     stdin: IO[bytes] | None = None,
     stdout: IO[bytes] | None = None,
     timeout: float | None = None,
+    on_start: Callable[[Callable[[], None]], object] | None = None,
 ) -> Result:
     """Run a program to its end.
+
+    `on_start` is given a function that kills it, for use from another thread.
 
     Output goes line by line to `on_line`; where `stdout` is a file, it takes stdout untouched
     and only stderr is read as lines. A timeout (seconds) kills the group and counts as exit
@@ -113,6 +117,8 @@ def run(
         env={**BASE_ENVIRONMENT, **(environment or {})},
         start_new_session=True,
     )
+    if on_start:
+        on_start(partial(_kill_group, process))
     stream = process.stderr if stdout is not None else process.stdout
     assert stream is not None
     try:

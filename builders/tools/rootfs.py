@@ -13,7 +13,7 @@ import shlex
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -193,6 +193,8 @@ class RootfsSession:
 
     def __init__(self, prefix: Sequence[str]) -> None:
         self._prefix = list(prefix)
+        self._kills: list[Callable[[], None]] = []
+        self._stopped = False
         self.entry = shlex.join([*prefix, "env", "-C", WORK, "bash"])
 
     def put(self, source: Path | bytes, destination: str) -> None:
@@ -215,7 +217,14 @@ class RootfsSession:
     ) -> Result:
         pairs = [f"{name}={value}" for name, value in environment.items()]
         words = [*self._prefix, "env", "-i", "-C", folder, *pairs, *argv]
-        return process.run(words, on_line=on_line)
+        if self._stopped:
+            raise InterruptedError("this room is closed")
+        return process.run(words, on_line=on_line, on_start=self._kills.append)
+
+    def stop(self) -> None:
+        self._stopped = True
+        for kill in self._kills:
+            kill()
 
     def get(self, path: str, destination: Path) -> None:
         with destination.open("wb") as file:

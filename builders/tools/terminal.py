@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,17 +73,18 @@ class Phase:
 
 
 class _Frame:
-    """The live line: redrawn several times a second, so that time is seen to pass."""
+    """The live lines: redrawn several times a second, so that time is seen to pass."""
 
-    def __init__(self, phase: Phase) -> None:
-        self._phase = phase
+    def __init__(self, phases: list[Phase]) -> None:
+        self._phases = phases
         self._spinner = Spinner("dots", style="cyan")
 
     def __rich__(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=1)
         grid.add_column(no_wrap=True, overflow="ellipsis")
-        grid.add_row(self._spinner, self._phase)
+        for phase in tuple(self._phases):
+            grid.add_row(self._spinner, phase)
         return grid
 
 
@@ -95,6 +97,11 @@ class Terminal:
             self.out.width = PIPED_WIDTH
         self.err = Console(stderr=True, highlight=False)
         self.live = self.err.is_terminal and not ci
+        #: What each phase that is over took, in seconds, in the order in which they ended.
+        self.times: list[tuple[str, float]] = []
+        self._phases: list[Phase] = []
+        self._display: Live | None = None
+        self._lock = threading.Lock()
 
     def plain(self, text: str) -> None:
         """A line with the time of day."""
@@ -109,22 +116,34 @@ class Terminal:
 
     @contextmanager
     def phase(self, title: str, unit: str = "") -> Iterator[Phase]:
-        """Show a phase while it lasts and one line when it is over."""
+        """Show a phase while it lasts and one line when it is over; several may go on at once."""
         phase = Phase(title, unit, self)
         if not self.live:
             self.plain(f"{title}: begins")
+        self._begin(phase)
         try:
-            if self.live:
-                with Live(_Frame(phase), console=self.err, refresh_per_second=8, transient=True):
-                    yield phase
-            else:
-                yield phase
+            yield phase
         except BaseException:
             self._end("✗", "red", phase)
             raise
         self._end("✓", "green", phase)
 
+    def _begin(self, phase: Phase) -> None:
+        with self._lock:
+            self._phases.append(phase)
+            if self.live and self._display is None:
+                self._display = Live(
+                    _Frame(self._phases), console=self.err, refresh_per_second=8, transient=True
+                )
+                self._display.start()
+
     def _end(self, mark: str, style: str, phase: Phase) -> None:
+        with self._lock:
+            self._phases.remove(phase)
+            self.times.append((phase.title, time.monotonic() - phase.started))
+            if self._display is not None and not self._phases:
+                self._display.stop()
+                self._display = None
         if self.live:
             self.err.print(
                 Text.assemble((mark, style), f" {phase.title}  ", (phase.summary(), "dim"))

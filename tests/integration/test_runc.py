@@ -267,14 +267,13 @@ def only_runc(monkeypatch: pytest.MonkeyPatch) -> Callable[[BuildPlan], None]:
 
 
 def build(dist: Path, cache: Cache, builder: str = "rootfs") -> Path:
-    place, _ = pipeline.build(
+    return pipeline.build(
         REQUEST,
         Options(Places(os.environ), builder),
         dist,
         cache,
         Terminal(ci=True),
-    )
-    return place
+    ).place
 
 
 def test_a_failed_build_leaves_the_earlier_one_whole(
