@@ -15,6 +15,8 @@ from builders.tools.cache import Cache, sha256_of
 from tests.conftest import ROOT, VERSION, leave_out
 
 MINUTES = 60
+#: What this machine may reach decides nothing here.
+PINNED = ("--k8s", VERSION, "--toolchain", "debian", "--go", "distribution")
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,7 @@ def built(request: pytest.FixtureRequest, clone: Path) -> Path:
     problem = rootfs.why_not()
     if problem is not None:
         leave_out(request, "rootfs", problem.fact)
-    code, text = run(
-        clone, "build", "--k8s", VERSION, "--builder", "rootfs", "--dist", str(clone / "dist")
-    )
+    code, text = run(clone, "build", *PINNED, "--builder", "rootfs", "--dist", str(clone / "dist"))
     assert code == 0, text
     return clone / "dist" / VERSION
 
@@ -93,7 +93,7 @@ def test_the_real_binaries_verify(clone: Path, built: Path) -> None:
 
 def test_the_plan_beside_them_is_the_plan_of_any_folder(clone: Path, built: Path) -> None:
     for folder in (clone, ROOT):
-        code, text = run(folder, "plan", "--k8s", VERSION, "--format", "json")
+        code, text = run(folder, "plan", *PINNED, "--format", "json")
         assert (code, text + "\n") == (0, (built / "plan.json").read_text())
 
 
@@ -103,9 +103,7 @@ def test_the_other_builder_gives_the_same_bytes(
     problem = container.why_not()
     if problem is not None:
         leave_out(request, "container", problem.fact)
-    code, text = run(
-        clone, "build", "--k8s", VERSION, "--builder", "container", "--dist", str(tmp_path)
-    )
+    code, text = run(clone, "build", *PINNED, "--builder", "container", "--dist", str(tmp_path))
     assert code == 0, text
     for name in ("kubelet", "runc", "plan.json", "report.json"):
         assert (tmp_path / VERSION / name).read_bytes() == (built / name).read_bytes(), name
@@ -113,7 +111,7 @@ def test_the_other_builder_gives_the_same_bytes(
 
 def test_the_stock_control_is_rejected(clone: Path, built: Path) -> None:
     code, text = run(
-        clone, "build", "--k8s", VERSION, "--builder", "rootfs", "--variant", "stock",
+        clone, "build", *PINNED, "--builder", "rootfs", "--variant", "stock",
         "--dist", str(clone / "dist"),
     )  # fmt: skip
     assert code == 0, text
@@ -123,6 +121,14 @@ def test_the_stock_control_is_rejected(clone: Path, built: Path) -> None:
     for name in ("kubelet", "runc"):
         assert f"FAIL  {name:<7}  nokmem" in text
     assert (control / "kubelet").read_bytes() != (built / "kubelet").read_bytes()
+
+
+def test_a_build_that_stands_there_is_left_as_it_is(clone: Path, built: Path) -> None:
+    """No builder is asked, and the request may leave to "auto" what was settled then."""
+    before = (built / "kubelet").stat().st_mtime_ns
+    code, text = run(clone, "build", "--k8s", VERSION, "--dist", str(built.parent))
+    assert (code, (built / "kubelet").stat().st_mtime_ns) == (0, before), text
+    assert "this very build stands there" in text and "builder:" not in text
 
 
 def test_a_flipped_byte_in_kubelet_is_rejected(clone: Path, built: Path) -> None:
