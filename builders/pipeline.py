@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,9 +12,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from builders.errors import (
     IntegrityError,
+    MachineError,
     NokmemError,
     ProofError,
     UnavailableError,
@@ -116,6 +119,7 @@ def build(
         terminal.say("this very build stands there, whole; --rebuild makes it anew")
         return Built(dist / name, earlier.checks, earlier.profile, ())
     with ExitStack() as stack:
+        stack.enter_context(_full_disk_named(dist, cache.root))
         builder = choose(options.builder, cache, terminal)
         stack.callback(builder.close)
         stack.enter_context(cache.lock(IN_USE, shared=True))
@@ -135,8 +139,7 @@ def build(
             _make_toolchain(decided, builder, supply, terminal, write)
             binaries = _compile(decided, builder, supply, patched, folder, write)
         except NokmemError:
-            log.flush()
-            _keep_log(folder, dist, name, terminal)
+            _keep_log(folder, dist, name, terminal, log)
             raise
         log.flush()
         with terminal.phase("prove"):
@@ -144,7 +147,7 @@ def build(
             report = checks.prove(items, decided.target)
         manifest.write_plan_and_report(folder, decided, report)
         if not report.passed:
-            _keep_log(folder, dist, name, terminal)
+            _keep_log(folder, dist, name, terminal, log)
             raise proof_error(report, str(dist / name))
         profile = tuple(terminal.times)
         described = manifest.describe(decided, binaries, folder, builder.name, profile)
@@ -610,7 +613,29 @@ def _failed_log(dist: Path, name: str) -> Path:
     return dist / f"{name}.failed.log"
 
 
-def _keep_log(folder: Path, dist: Path, name: str, terminal: Terminal) -> None:
+def _keep_log(folder: Path, dist: Path, name: str, terminal: Terminal, log: TextIO) -> None:
     kept = _failed_log(dist, name)
-    shutil.copyfile(folder / LOG, kept)
+    try:
+        log.flush()
+        shutil.copyfile(folder / LOG, kept)
+    except OSError as error:  # what failed is worth more than its log
+        terminal.say(f"the log of what failed could not be kept: {error.strerror}")
+        return
     terminal.say(f"the log of what failed: {kept}")
+
+
+@contextmanager
+def _full_disk_named(*places: Path) -> Iterator[None]:
+    """A full disk as an error that names the place: the one that has the least room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        there = [place for place in places if place.exists()]
+        place = min(there, key=lambda one: shutil.disk_usage(one).free)
+        raise MachineError(
+            "the disk is full",
+            place=str(error.filename or place),
+            next_step="free some room there, then run the same command again",
+        ) from error

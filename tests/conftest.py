@@ -24,6 +24,8 @@ REQUEST = BuildRequest(VERSION, toolchain="debian", go="distribution")
 ROOT = Path(__file__).parents[1]
 HOW = {
     "container": "start an engine, then run the tests again",
+    "faketime": "apt-get install faketime",
+    "root": "run as root",
     "rootfs": "run as root, or give this user subordinate ids; `./run doctor` says which",
     "compose": "apt-get install docker-compose, or give docker its compose plugin",
     "servers": "apt-get install debootstrap, then run these tests once as root; their image stays",

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from builders.errors import CompileError, IntegrityError, ToolchainError
+from builders.errors import CompileError, IntegrityError, MachineError, ToolchainError
 from builders.model.artifact import Binary, SourceTree
 from builders.model.plan import TMP, WORK, ComponentPlan, GoPlan
 from builders.tools.builder import Session
@@ -16,6 +16,13 @@ from builders.tools.cache import sha256_of
 
 #: A line of `go build -v`: the import path of a package that has just begun to compile.
 PACKAGE = re.compile(r"(_/)?[a-z0-9][\w.~-]*(/[\w.~+-]+)*")
+
+#: What compilers, linkers and make say of a full disk, and of one of them being killed.
+FULL = re.compile(r"no space left on device|disk quota exceeded", re.I)
+KILLED_WORDS = re.compile(r"signal: killed|\bKilled\b|\bError 137\b")
+KILLED = 137
+#: Bytes; kubelet's linker peaks at 1.6 GB.
+LINK_MEMORY = 2 << 30
 
 OnOutput = Callable[[str], None]
 OnPackage = Callable[[str], None]
@@ -107,6 +114,23 @@ def _run(
     result = session.run(argv, environment=component.environment, folder=folder, on_line=on_line)
     if result.ok:
         return
+    said = "\n".join(result.tail)
+    if FULL.search(said):
+        raise MachineError(
+            f"{component.name} {component.version}: the disk of the build is full",
+            place=session.disk,
+            next_step="free some room there, then run the same command again",
+            detail=result.tail,
+        )
+    if result.exit_code == KILLED or KILLED_WORDS.search(said):
+        raise MachineError(
+            f"{component.name} {component.version}: the system killed a compiler, most likely for "
+            "want of memory",
+            place=session.entry,
+            next_step=f"linking kubelet takes {LINK_MEMORY >> 20}m: give --memory at least that, "
+            "or stop something else on this machine",
+            detail=result.tail,
+        )
     replay = shlex.join(
         ["env", "-C", folder, *(f"{k}={v}" for k, v in component.environment.items()), *argv]
     )

@@ -57,7 +57,11 @@ def _copy(source: Path, destination: Path, sha256: str) -> None:
         raise UnavailableError(
             error.strerror or str(error), place=str(source), next_step="name a file that is there"
         ) from error
-    with file, tempfile.NamedTemporaryFile(prefix=".part-", dir=destination.parent) as part:
+    with (
+        file,
+        _kept(destination),
+        tempfile.NamedTemporaryFile(prefix=".part-", dir=destination.parent) as part,
+    ):
         shutil.copyfileobj(file, part, 1 << 20)
         part.flush()
         actual = sha256_of(Path(part.name))
@@ -98,6 +102,18 @@ def read(archive: Path, strip: int, paths: Iterable[str]) -> dict[str, bytes | N
                 content = tar.extractfile(member)
                 found[name] = content.read() if content is not None else None
     return found
+
+
+@contextmanager
+def _kept(destination: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"the archive cannot be kept: {error.strerror}",
+            place=str(destination.parent),
+            next_step="free some room there, or name another cache with NOKMEM_CACHE",
+        ) from error
 
 
 @contextmanager

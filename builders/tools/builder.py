@@ -60,10 +60,12 @@ class Kept:
 class Session(Protocol):
     """One build's room: empty at the start, gone at the end.
 
-    `entry` is the command with which a person gets into a room that was kept.
+    `entry` is the command with which a person gets into a room that was kept, `disk` says where
+    what is written in it lies.
     """
 
     entry: str
+    disk: str
 
     def put(self, source: Path | bytes, destination: str) -> None:
         """Write a file to an absolute path inside; its folder is made."""

@@ -257,6 +257,7 @@ class ContainerSession:
         self._client = client
         self._container = container
         self.entry = f"docker exec -it {container.name} bash"
+        self.disk = "the engine's disk (docker system df)"
 
     def put(self, source: Path | bytes, destination: str) -> None:
         path = PurePosixPath(destination)

@@ -20,7 +20,7 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # or a machine without git
 from git.cmd import Git
 from git.exc import GitCommandError
 
-from builders.errors import IntegrityError, UnavailableError, UsageError
+from builders.errors import IntegrityError, MachineError, UnavailableError, UsageError
 from builders.tools import process
 from builders.tools.download import redacted
 
@@ -123,6 +123,12 @@ def fetch(
         try:
             actual = _fetch_tag(git, url, tag, on_line)
         except GitCommandError as error:
+            if "No space left on device" in str(error.stderr):
+                raise MachineError(
+                    "the disk of the cache is full",
+                    place=str(store),
+                    next_step="free some room there, or name another cache with NOKMEM_CACHE",
+                ) from error
             reasons.append(_reason(error, url))
             continue
         if actual != commit:

@@ -129,7 +129,7 @@ class Rootfs:
             self._outside(["chown", owner, str(work), str(go)], lambda _: None)
             prefix = [*cores, *self._enter(self._cache.tree(key), work, go)]
             try:
-                yield RootfsSession(prefix)
+                yield RootfsSession(prefix, str(scratch))
             finally:
                 if not keep:
                     self._remove(scratch)
@@ -191,8 +191,9 @@ class Rootfs:
 class RootfsSession:
     """A work folder bound into a read-only tree. Each command gets fresh namespaces."""
 
-    def __init__(self, prefix: Sequence[str]) -> None:
+    def __init__(self, prefix: Sequence[str], disk: str) -> None:
         self._prefix = list(prefix)
+        self.disk = disk
         self._kills: list[Callable[[], None]] = []
         self._stopped = False
         self.entry = shlex.join([*prefix, "env", "-C", WORK, "bash"])

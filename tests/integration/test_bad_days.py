@@ -3,22 +3,31 @@ an exit code of its own kind, nothing left behind, and the next run just works."
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import docker
 import pytest
+from invoke.collection import Collection
+from invoke.program import Program
 
+import tasks
+from builders.errors import ToolchainError
 from builders.tools import container
+from builders.tools.builder import Recipe
 from builders.tools.cache import Cache
-from tests.conftest import ROOT, VERSION
+from tests.conftest import ROOT, VERSION, leave_out
 from tests.integration import small
 
 #: No other process sleeps just so long.
@@ -218,3 +227,277 @@ def test_one_that_fails_ends_the_other(kind: str, tmp_path: Path) -> None:
     run = build(tmp_path / "dist", small.make(tmp_path, kubelet=SLEEP, runc="sleep 1; false"), kind)
     assert run.end(60) == 8, run.text
     assert "runc 1.0.0-rc10: make failed" in run.text and sleeping() == []
+
+
+def as_root(request: pytest.FixtureRequest) -> None:
+    if os.geteuid() != 0:
+        leave_out(request, "root", "a disk of its own must be mounted")
+
+
+@pytest.fixture
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for two megabytes."""
+    as_root(request)
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], check=True)
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_dist_is_named(kind: str, disk: Path, tmp_path: Path) -> None:
+    run = build(disk, small.make(tmp_path), kind)
+    assert run.end() == 4, run.text
+    assert "machine: the disk is full" in run.text and str(disk) in run.text
+    assert [path.name for path in disk.iterdir()] == [f".{VERSION}.lock"]
+
+
+def test_a_full_cache_is_named(provider: object, disk: Path, tmp_path: Path) -> None:
+    environment = {"NOKMEM_CACHE": str(disk / "cache")}
+    words = ("--k8s", VERSION, "--toolchain", "debian", "--go", "distribution")
+    run = Run("fetch", *words, environment=environment)
+    assert run.end() == 4, run.text
+    assert "cannot be kept: No space left on device" in run.text and "NOKMEM_CACHE" in run.text
+    assert list((disk / "cache/files").iterdir()) == []
+
+
+def test_a_full_room_is_named(
+    rootfs_builder: object, cache: Cache, disk: Path, tmp_path: Path
+) -> None:
+    """The same toolchain in another cache, whose rooms are on the small disk."""
+    other = tmp_path / "other"
+    (other / "runs").mkdir(parents=True)
+    subprocess.run(["mount", "--bind", str(disk), str(other / "runs")], check=True)
+    try:
+        for name in ("trees", "go"):
+            (other / name).symlink_to(cache.root / name)
+        one = small.make(tmp_path, kubelet="head -c 4m /dev/zero > large")
+        words = ("build", "--k8s", VERSION, *one.words, "--builder", "rootfs")
+        run = Run(*words, "--dist", str(tmp_path / "d"), environment={"NOKMEM_CACHE": str(other)})
+        assert run.end() == 4, run.text
+    finally:
+        subprocess.run(["umount", str(other / "runs")], check=True)
+    assert "the disk of the build is full" in run.text and str(other / "runs") in run.text
+
+
+def test_a_compiler_killed_for_memory_is_called_that(
+    container_builder: object, tmp_path: Path
+) -> None:
+    hungry = small.make(tmp_path, kubelet="head -c 300m /dev/zero | tail >/dev/null")
+    run = build(tmp_path / "dist", hungry, "container", "--memory", "128m")
+    assert run.end() == 4, run.text
+    assert "most likely for want of memory" in run.text and "2048m" in run.text
+
+
+@pytest.mark.parametrize("place", ["file/dist", "/proc/dist"])
+def test_a_dist_that_cannot_be_written_is_named(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    run = build(tmp_path / place, small.make(tmp_path), "auto")
+    assert run.end() == 4, run.text
+    assert "dist cannot be written" in run.text and "--dist" in run.text
+
+
+def test_a_cache_of_somebody_elses_is_named(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    as_root(request)
+    tmp_path.chmod(0o755)
+    for parent in (tmp_path.parent, tmp_path.parent.parent):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    code = (
+        "import os; from pathlib import Path; from builders.tools.cache import Cache; "
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
+        f"Cache(Path({str(tmp_path)!r}))"
+    )
+    asked = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "MachineError: the cache cannot be written: Permission denied" in asked.stderr
+
+
+def test_a_clock_that_was_set_back_changes_nothing(
+    request: pytest.FixtureRequest, provider: object, tmp_path: Path
+) -> None:
+    faketime = shutil.which("faketime")
+    if faketime is None:
+        leave_out(request, "faketime", "the clock cannot be set for one program")
+    words = ("fetch", "--k8s", VERSION, "--toolchain", "debian", "--go", "distribution")
+    asked = subprocess.run(
+        [str(faketime), "2012-01-01 00:00:00", sys.executable, "-m", "invoke", "--search-root",
+         str(ROOT), *words],
+        env={**os.environ, "NOKMEM_CACHE": str(tmp_path), "CI": "true"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert asked.returncode == 0, asked.stderr
+
+
+BROKEN_SETTINGS = {
+    "no TOML": ("[build\n", "this is not TOML"),
+    "an unknown key": ("[build]\nbuildr = 'x'\n", "build.buildr: unknown key 'buildr'"),
+    "a wrong value": ("\n[build]\nbuilder = 'podman'\n", "use one of: auto, container, rootfs"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_SETTINGS)
+def test_broken_settings_are_named(name: str, tmp_path: Path) -> None:
+    text, words = BROKEN_SETTINGS[name]
+    (tmp_path / "nokmem.toml").write_text(text)
+    run = Run(
+        "build", "--k8s", VERSION, environment={"NOKMEM_CONFIG": str(tmp_path / "nokmem.toml")}
+    )
+    assert run.end() == 2, run.text
+    assert words in run.text and str(tmp_path / "nokmem.toml") in run.text
+
+
+HOSTILE = [
+    "$(touch ran)",
+    "`touch ran`",
+    "; touch ran",
+    "../../etc/passwd",
+    "-h",
+    "\u202e",
+    "x\n;y",
+]
+
+
+@pytest.mark.parametrize("word", HOSTILE)
+@pytest.mark.parametrize(
+    "option",
+    ["k8s", "variant", "target", "runc", "k8s-source", "runc-source", "k8s-sha256", "toolchain",
+     "go", "kubelet-tags", "runc-tags", "patches", "builder", "memory", "cpus"],
+)  # fmt: skip
+def test_no_option_takes_a_hostile_word(
+    option: str, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this very process: 105 starts would take a minute."""
+    monkeypatch.chdir(tmp_path)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    words = ["invoke", "build", f"--dist={tmp_path / 'dist'}", f"--{option}={word}"]
+    words += [] if option == "k8s" else [f"--k8s={VERSION}"]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            Program(namespace=Collection.from_module(tasks)).run(words)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.code in (2, 11), "usage, or a series that is none"
+    assert not (tmp_path / "ran").exists() and not list(tmp_path.glob("dist/[!.]*"))
+
+
+class Wire(threading.Thread):
+    """Between a client and the engine: passes everything on until it is cut."""
+
+    def __init__(self, path: Path, engine_path: str) -> None:
+        super().__init__(daemon=True)
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen(64)
+        self._engine = engine_path
+        self._open: list[socket.socket] = []
+        self._cut = False
+
+    def run(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            if self._cut:
+                client.close()
+                continue
+            upstream = socket.socket(socket.AF_UNIX)
+            upstream.connect(self._engine)
+            self._open += [client, upstream]
+            for one, other in ((client, upstream), (upstream, client)):
+                threading.Thread(target=self._pass, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _pass(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(1 << 16):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        self._cut = True
+        for one in self._open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.cut()
+        self._server.close()
+        for one in self._open:
+            one.close()
+
+
+def test_an_engine_that_dies_in_the_middle_is_named(
+    container_builder: object, cache: Cache, tmp_path: Path
+) -> None:
+    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if not address.startswith("unix://"):
+        pytest.skip("the engine is not on this machine")
+    wire = Wire(tmp_path / "s", address.removeprefix("unix://"))
+    wire.start()
+    environment = {"DOCKER_HOST": f"unix://{tmp_path / 's'}"}
+    one = small.make(tmp_path, kubelet=SLEEP)
+    words = ("build", "--k8s", VERSION, *one.words, "--builder", "container")
+    run = Run(*words, "--dist", str(tmp_path / "d"), environment=environment)
+    try:
+        until(lambda: len(sleeping()) == 1, 60)
+        wire.cut()
+        assert run.end(60) == 4, run.text
+    finally:
+        wire.close()
+    assert "machine: the engine" in run.text, run.text
+    again = build(tmp_path / "d", small.make(tmp_path), "container")
+    assert again.end() == 0, again.text
+    assert sleeping() == [] and left_behind(tmp_path / "d", "container", cache) == []
+
+
+class OldEngine(BaseHTTPRequestHandler):
+    """An engine of 2016: a real one cannot be had."""
+
+    def do_GET(self) -> None:
+        body = b'{"ApiVersion": "1.24", "Version": "1.12.6"}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_engine_that_is_too_old_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OldEngine)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {"DOCKER_HOST": f"tcp://127.0.0.1:{server.server_port}"}
+    try:
+        run = Run("build", "--k8s", VERSION, "--builder", "container", "--dist", str(tmp_path),
+                  environment=environment)  # fmt: skip
+        assert run.end() == 4, run.text
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "speaks API 1.24; 1.40 is the oldest usable" in run.text and "19.03" in run.text
+
+
+def test_an_engine_that_is_not_there_is_named(tmp_path: Path) -> None:
+    environment = {"DOCKER_HOST": f"unix://{tmp_path}/no.sock"}
+    words = ("build", "--k8s", VERSION, "--builder", "container", "--dist", str(tmp_path))
+    run = Run(*words, environment=environment)
+    assert run.end() == 4 and "no engine answers" in run.text, run.text
+
+
+def test_an_image_that_cannot_be_built_is_named(
+    container_builder: container.ContainerBuilder, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text(
+        'FROM scratch\nLABEL io.nokmem.stage=tree\nADD seed.tar /\nRUN ["/bin/no-such"]\n'
+    )
+    (tmp_path / "seed.tar").write_bytes(bytes(10240))
+    recipe = Recipe(tmp_path / "Dockerfile", {"seed.tar": tmp_path / "seed.tar"})
+    with pytest.raises(ToolchainError, match="could not be built") as caught:
+        container_builder.make("f" * 64, recipe, lambda _: None)
+    assert "no-such" in "\n".join(caught.value.detail)
+    assert not container_builder.has("f" * 64)
