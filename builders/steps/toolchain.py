@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import io
 import posixpath
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from builders.errors import UsageError
 from builders.model.plan import ToolchainPlan
 from builders.tools import apt
 from builders.tools.builder import Builder, Recipe
 from builders.tools.cache import Cache
+from builders.tools.download import is_url
 from builders.tools.process import OnLine
 from builders.tools.render import render
 
@@ -30,6 +33,12 @@ NO_MIRROR = "http://mirror.invalid"
 #: What the user may name instead of upstream's: a mirror of the base image, of the vault.
 IMAGE_VARIABLE = "NOKMEM_BASE_IMAGE"
 VAULT_VARIABLE = "NOKMEM_VAULT"
+#: The name of an image as engines write it: registry, path, perhaps a tag; no login, no digest.
+IMAGE_NAME = re.compile(
+    r"(?:(?:[\w.-]+|\[[0-9a-fA-F:]+\])(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[\w.-]+)?",
+    re.ASCII,
+)
+PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 def ensure(
@@ -71,24 +80,43 @@ def ensure(
 
 def base_image(image: Mapping[str, Any], environment: Mapping[str, str]) -> str:
     """The base by digest, under upstream's name or the user's for it (NOKMEM_BASE_IMAGE)."""
-    return f"{environment.get(IMAGE_VARIABLE) or image['name']}@{image['digest']}"
+    name = environment.get(IMAGE_VARIABLE) or image["name"]
+    if not IMAGE_NAME.fullmatch(name):
+        raise UsageError(
+            "this is not the name of an image (it is not shown: it may hold a password)",
+            place=IMAGE_VARIABLE,
+            next_step="write it as registry.example/centos, without a digest; `docker login` "
+            "keeps passwords",
+        )
+    return f"{name}@{image['digest']}"
 
 
 def image_recipe(image: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> Recipe:
     """A toolchain on a base image: its only repositories are those of the vault."""
     base = base_image(image, environment)
+    vault = environment.get(VAULT_VARIABLE) or image["vault"]
+    if not is_url(vault) or re.search(r"[@?#\s]", vault):
+        raise UsageError(
+            "this is not a plain URL (it is not shown: it may hold a password, which would stay "
+            "in the image)",
+            place=VAULT_VARIABLE,
+            next_step="write it as https://host/centos, of a mirror that asks for no login",
+        )
     repositories = render(
         folder / "vault.repo.j2",
-        vault=environment.get(VAULT_VARIABLE) or image["vault"],
+        vault=vault.rstrip("/"),
         release=image["release"],
         repositories=image["repositories"],
         key=image["key"],
     )
     packages = "".join(f"{package}\n" for package in image["packages"])
+    # Under both names, because programs differ in which they read; the small one wins, as in
+    # Python. Engines know them unasked and keep them out of an image's history.
     proxies = {
-        name: value
-        for name, value in environment.items()
-        if name.lower() in ("http_proxy", "https_proxy", "no_proxy")
+        spelled: value
+        for name in PROXIES
+        if (value := environment.get(name) or environment.get(name.upper()))
+        for spelled in (name, name.upper())
     }
     return Recipe(
         folder / "Dockerfile",

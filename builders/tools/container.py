@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +23,13 @@ from docker.models.containers import Container
 from docker.types import Mount
 from docker.utils.socket import frames_iter
 
-from builders.errors import MachineError, NokmemError, ToolchainError, UnavailableError
+from builders.errors import (
+    IntegrityError,
+    MachineError,
+    NokmemError,
+    ToolchainError,
+    UnavailableError,
+)
 from builders.tools.builder import BUILDER_ID, GO_CACHE, WORK, Kept, Limits, Recipe
 from builders.tools.cache import Cache
 from builders.tools.process import TAIL_LINES, OnLine, Result
@@ -37,6 +44,11 @@ CONFLICT = 409
 MINIMUM_API = (1, 40)
 PROBE_TIMEOUT = 10
 ENGINE_TIMEOUT = 3600
+#: How engines say that a registry gave other bytes than a digest stands for: moby's own store,
+#: containerd's.
+OTHER_CONTENT = re.compile("verification failed for digest|unexpected commit digest")
+#: Letters of an engine's words that fit into a reason.
+SHORT = 160
 
 
 def why_not() -> MachineError | None:
@@ -90,26 +102,24 @@ class ContainerBuilder:
 
     def has(self, key: str) -> bool:
         with _translated("looking for the toolchain image"):
-            try:
-                self._client.images.get(_image(key))
-            except NotFound:
-                return False
-            return True
+            return _held(self._client, _image(key))
 
     def answer(self, base: str) -> str | None:
-        try:
-            with _translated("looking for the base image"):
-                with suppress(NotFound):
-                    self._client.images.get(base)
-                    return None
-                self._client.api.inspect_distribution(base)  # type: ignore[no-untyped-call]
-        except MachineError as error:
-            return error.fact
+        with _translated("looking for the base image"), closing(_connect(PROBE_TIMEOUT)) as probe:
+            if _held(probe, base):
+                return None
+            try:
+                probe.api.inspect_distribution(base)  # type: ignore[no-untyped-call]
+            except requests.Timeout:
+                return f"the registry does not answer within {PROBE_TIMEOUT} s"
+            except APIError as error:
+                return f"the registry does not give the base image: {_short(error)}"
         return None
 
     def make(self, key: str, recipe: Recipe, on_line: OnLine) -> None:
         with self._cache.run_folder() as scratch, _translated("building the toolchain image"):
             context = scratch / "context.tar"
+            pulled = False
             try:
                 with tarfile.open(context, "w") as tar:
                     tar.add(recipe.dockerfile, "Dockerfile")
@@ -121,31 +131,49 @@ class ContainerBuilder:
                             member.size = len(content)
                             tar.addfile(member, io.BytesIO(content))
                 if recipe.base:
-                    self._pull(recipe.base, on_line)
+                    pulled = self._pull(recipe.base, on_line)
                 with context.open("rb") as file:
                     self._build(key, recipe, file, on_line)
             finally:
                 context.unlink(missing_ok=True)
                 with suppress(DockerException, requests.RequestException):
                     self._client.images.prune({"dangling": True, "label": f"{LABEL}.stage"})
+                if pulled:  # the toolchain keeps its layers, and nothing else would know of it
+                    with suppress(DockerException, requests.RequestException):
+                        self._client.images.remove(recipe.base)
                 scratch.rmdir()
 
-    def _pull(self, base: str, on_line: OnLine) -> None:
-        with suppress(NotFound):
-            self._client.images.get(base)
-            return
+    def _pull(self, base: str, on_line: OnLine) -> bool:
+        """Have the base image in the engine; True where it was not there before."""
+        if _held(self._client, base):
+            return False
         on_line(f"pulling {base}")
-        try:
-            self._client.images.pull(base)
-        except APIError as error:
-            raise UnavailableError(
-                f"the base image cannot be pulled: {error.explanation or error}",
+        problem = self.answer(base)  # a pull waits for a silent registry without end
+        if problem is None:
+            try:
+                for event in self._client.api.pull(base, stream=True, decode=True):
+                    problem = event.get("error") or problem
+            except APIError as error:
+                problem = str(error.explanation or error)
+            if problem is None:
+                return True
+            problem = f"the base image cannot be pulled: {_short(problem)}"
+        if OTHER_CONTENT.search(problem):
+            raise IntegrityError(
+                problem,
                 place=base,
-                next_step="name a mirror with NOKMEM_BASE_IMAGE, or use --toolchain debian",
-            ) from error
+                next_step="name another registry with NOKMEM_BASE_IMAGE; what this one gives is "
+                "not what was pinned",
+            )
+        raise UnavailableError(
+            problem,
+            place=base,
+            next_step="name a mirror with NOKMEM_BASE_IMAGE, or use --toolchain debian",
+        )
 
     def _build(self, key: str, recipe: Recipe, context: io.BufferedReader, on_line: OnLine) -> None:
         tail: list[str] = []
+        failed = False
         stream = self._client.api.build(
             fileobj=context,
             custom_context=True,
@@ -157,19 +185,24 @@ class ContainerBuilder:
             forcerm=True,
             decode=True,
         )
-        for event in stream:
-            for line in str(event.get("stream") or event.get("error") or "").splitlines():
+        rest = ""
+        for event in stream:  # to its end, or its connection would stay open
+            *lines, rest = (rest + event.get("stream", "")).split("\n")
+            if "error" in event:
+                failed = True
+                lines += [rest, event["error"]]
+            for line in _without_logins("\n".join(lines)).splitlines():
                 if line.strip():
                     on_line(line)
                     tail.append(line)
-            if "error" in event:
-                raise ToolchainError(
-                    "the toolchain image could not be built",
-                    place=str(recipe.dockerfile),
-                    next_step="read the lines above; look at the engine's free disk space"
-                    + (", its network, or use --toolchain debian" if recipe.network else ""),
-                    detail=tuple(tail[-TAIL_LINES:]),
-                )
+        if failed:
+            raise ToolchainError(
+                "the toolchain image could not be built",
+                place=str(recipe.dockerfile),
+                next_step="read the lines above; look at the engine's free disk space"
+                + (", its network, or use --toolchain debian" if recipe.network else ""),
+                detail=tuple(tail[-TAIL_LINES:]),
+            )
 
     @contextmanager
     def start(self, key: str, limits: Limits, *, keep: bool = False) -> Iterator[ContainerSession]:
@@ -323,6 +356,26 @@ def _image(key: str) -> str:
 
 def _volume(key: str) -> str:
     return f"{VOLUME}{key[:KEY_LENGTH]}"
+
+
+def _held(client: docker.DockerClient, image: str) -> bool:
+    try:
+        client.images.get(image)
+    except NotFound:
+        return False
+    return True
+
+
+def _short(problem: APIError | str) -> str:
+    """An engine's words without the addresses in them, which could hold a password."""
+    text = problem if isinstance(problem, str) else str(problem.explanation or problem)
+    words = re.sub(r'(\b[A-Z][a-z]+ )?"?\w+://\S+', "", text).split()
+    return " ".join(words)[:SHORT]
+
+
+def _without_logins(text: str) -> str:
+    """Output, with user and password taken out of every address."""
+    return re.sub(r"(?<=://)[^\s/]+@", "", text)
 
 
 def _tar_stream(source: Path | bytes, name: str) -> Iterator[bytes]:
