@@ -29,6 +29,8 @@ HOW = {
     "rootfs": "run as root, or give this user subordinate ids; `./run doctor` says which",
     "compose": "apt-get install docker-compose, or give docker its compose plugin",
     "servers": "apt-get install debootstrap, then run these tests once as root; their image stays",
+    "registry": "use an engine on this machine, which finds a registry that listens on it",
+    "vault": "apt-get install dnf createrepo-c rpm gpg gpg-agent, then run these tests as root",
     "network": "give the machine a Debian mirror; `./run doctor` says which",
 }
 _left_out: set[str] = set()
