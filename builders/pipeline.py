@@ -283,11 +283,8 @@ def matrix() -> tuple[MatrixRow, ...]:
 
     def say(component: str, release: str) -> str:
         proof = proven.get((component, release))
-        return (
-            f"{proof.date}, Go {proof.go}" + (f", {proof.note}" if proof.note else "")
-            if proof
-            else ""
-        )
+        remark = ", see --proofs" if proof and proof.note else ""
+        return f"{proof.date}, Go {proof.go}{remark}" if proof else ""
 
     return tuple(
         MatrixRow(

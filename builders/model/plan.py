@@ -554,7 +554,11 @@ def _upstream_runc(
     toolchain: Toolchain,
 ) -> ComponentPlan:
     """`make` with BUILDTAGS and COMMIT on its command line, which every release honours; in the
-    environment some do not. It lies in a GOPATH, which releases without go.mod need."""
+    environment some do not. It lies in a GOPATH, which releases without go.mod need.
+
+    C is compiled without debug information: from rc91 on (-trimpath, -mod=vendor) that names the
+    temporary folder in which Go compiled libseccomp's binding, another one each time.
+    """
     gopath = f"{WORK}/runc/go"
     folder = f"{gopath}/src/github.com/opencontainers/runc"
     tags = _runc_tags(request, runc)
@@ -569,7 +573,7 @@ def _upstream_runc(
         folder=folder,
         files={},
         links={},
-        environment={**_environment(release, go), "GOPATH": gopath},
+        environment={**_environment(release, go), "GOPATH": gopath, "CGO_CFLAGS": "-O2 -g0"},
         command=(
             "make", target,
             f"BUILDTAGS={' '.join(tags)}", f"COMMIT={runc.commit}", "EXTRA_FLAGS=-v",

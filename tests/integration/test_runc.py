@@ -355,6 +355,44 @@ UPSTREAM = {
 }  # fmt: skip
 
 
+VENDORED = {
+    "Makefile": "static:\n\tCGO_ENABLED=1 go build -trimpath -mod=vendor $(EXTRA_FLAGS) "
+    '-ldflags "-w -extldflags -static -X main.commit=$(COMMIT)" -o runc .\n',
+    "go.mod": "module github.com/opencontainers/runc\n\ngo 1.14\n\nrequire x.example/y v0.1.0\n",
+    "vendor/modules.txt": "# x.example/y v0.1.0\n## explicit\nx.example/y\n",
+    "vendor/x.example/y/y.go": 'package y\n\n// #include <stdlib.h>\nimport "C"\n\n'
+    "func Y() { C.free(nil) }\n",
+    "main.go": 'package main\n\nimport "x.example/y"\n\nvar commit string\n\nfunc main() '
+    '{ y.Y(); println("runc version 1.0.0-rc10\\ncommit: " + commit) }\n',
+}
+
+
+def test_what_cgo_compiles_names_no_temporary_folder(
+    rootfs_builder: Builder, cache: Cache, tmp_path: Path
+) -> None:
+    """Go's -trimpath forgets the debug information of a vendored module's C: that is how runc
+    from rc91 on got another hash with each cache."""
+    decided = pipeline.plan(dataclasses.replace(REQUEST, runc="1.0.0-rc10"))
+    with tarfile.open(tmp_path / "source.tar", "w") as tar:
+        for name, text in VENDORED.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode())
+            tar.addfile(member, io.BytesIO(text.encode()))
+    tree = SourceTree("runc", tmp_path / "source.tar", strip=0)
+    found = []
+    for name in ("one", "other"):
+        fresh = Cache(tmp_path / name)
+        (fresh.root / "trees").symlink_to(cache.root / "trees")
+        builder = Rootfs(fresh)
+        with builder.start(decided.toolchain.key, Limits()) as session:
+            binary = compile_component(
+                runc_of(decided), tree, {}, session, fresh.root, lambda _: None, lambda _: None
+            )
+        found.append(binary.sha256)
+        builder._remove(fresh.go(decided.toolchain.key))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(("variant", "accounting"), [("nokmem", ""), ("stock", "on")])
 def test_a_source_with_a_makefile_is_built_by_it(
     variant: str,
