@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.padding import Padding
@@ -158,11 +159,25 @@ class Terminal:
         """One failure: the lines that led to it, the fact, the place, the next step."""
         for line in detail:
             self.err.print(Text(f"  │ {line}", "dim"), soft_wrap=True)
-        parts: list[RenderableType] = [Text.assemble((f"{kind}: ", "bold red"), (fact, "bold"))]
-        for label, text in (("where", place), ("next", next_step)):
+        parts = [((f"{kind}: ", "bold red"), (self._filled(f"{kind}: ", fact), "bold"))]
+        for label, text in (("where", place), ("next", self._filled("        ", next_step))):
             if text:
-                parts.append(Text.assemble((f"  {label:<6}", "cyan"), text))
-        self.err.print(Group(*parts), soft_wrap=True)
+                parts.append(((f"  {label:<6}", "cyan"), (text, "")))
+        for words in parts:
+            self.err.print(Text.assemble(*words), soft_wrap=True)
+
+    def _filled(self, before: str, text: str) -> str:
+        """A sentence that follows `before`, broken between words where a person's window ends."""
+        if not self.err.is_terminal:
+            return text
+        lines = textwrap.fill(
+            before + text,
+            self.err.width,
+            subsequent_indent="        ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        return lines[len(before) :]
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Aligned columns, the last one taking what room is left."""

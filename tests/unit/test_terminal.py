@@ -51,3 +51,20 @@ def test_elapsed(seconds: float, text: str) -> None:
 
 def test_size() -> None:
     assert [terminal.size(n) for n in (7, 2_000, 3_500_000)] == ["7 B", "2.0 kB", "3.5 MB"]
+
+
+def test_a_failure_is_broken_between_words_in_a_window_and_nowhere_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fact, advice = "a sentence of words " * 8, "name a mirror, " * 8 + "--toolchain debian"
+    place = "env -C /build " + "x" * 100 + "  make"
+    Terminal(ci=True).error("proof", fact, place, advice, [])
+    assert len(capsys.readouterr().err.splitlines()) == 3
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    Terminal(ci=True).error("proof", fact, place, advice, [])
+    text = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().err)
+    assert place in text, "a command can be copied"
+    lines = [line for line in text.splitlines() if place not in line]
+    assert len(lines) > 4 and max(map(len, lines)) <= 80
+    assert " ".join(text.split()) == " ".join(f"proof: {fact} where {place} next {advice}".split())
