@@ -53,7 +53,7 @@ from builders.supply import RECIPES, Options, Supply, compiler_name, recipes
 from builders.tools import apt, container, gitrepo, rootfs
 from builders.tools.builder import Builder, Limits, Session
 from builders.tools.cache import Cache, sha256_of
-from builders.tools.download import Downloader, redacted
+from builders.tools.download import Downloader, redacted, shown
 from builders.tools.terminal import Terminal
 
 BUILDERS = ("auto", "container", "rootfs")
@@ -262,7 +262,7 @@ def _probes(facts: Facts, environment: Mapping[str, str], cache: Cache) -> Itera
         urls = sources.repositories(component, environment, component.source.url)
         yield examine.Probe(
             f"source git {component.name}",
-            ", ".join(map(gitrepo.shown, urls)),
+            ", ".join(map(shown, urls)),
             partial(gitrepo.why_not, urls),
             f"name a mirror with {sources.REPOSITORY_VARIABLES[component.name]}, or give "
             "a folder or an archive",

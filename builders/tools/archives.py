@@ -5,20 +5,24 @@ Nothing is unpacked here; that is left to tar in a builder, where it can reach n
 
 from __future__ import annotations
 
+import bz2
+import lzma
+import re
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 from builders.errors import IntegrityError, MachineError, UnavailableError
 from builders.tools.cache import Cache, sha256_of
-from builders.tools.download import Downloader, OnBytes, redacted
+from builders.tools.download import Downloader, OnBytes, shown
 
-#: Members of a tar that are enough to know how it is laid out.
-LOOKED_AT = 100
+#: What a builder need not have a program for, by the first bytes.
+UNPACKERS = {b"BZh": bz2.BZ2File, b"\xfd7zXZ": lzma.LZMAFile}
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def obtain(
@@ -43,7 +47,7 @@ def obtain(
         return
     raise UnavailableError(
         f"no place has the archive with sha256 {sha256}",
-        place=", ".join(redacted(p) if "://" in p else p for p in places) or "no place is named",
+        place=", ".join(map(shown, places)) or "no place is named",
         next_step="name a mirror or a file of it; docs/how-to.md says where",
         detail=tuple(reasons),
     )
@@ -60,35 +64,49 @@ def _copy(source: Path, destination: Path, sha256: str) -> None:
     with (
         file,
         _kept(destination),
-        tempfile.NamedTemporaryFile(prefix=".part-", dir=destination.parent) as part,
+        tempfile.TemporaryDirectory(prefix=".part-", dir=destination.parent) as folder,
     ):
-        shutil.copyfileobj(file, part, 1 << 20)
-        part.flush()
-        actual = sha256_of(Path(part.name))
+        part = Path(folder, "part")
+        with part.open("wb") as out:
+            shutil.copyfileobj(file, out, 1 << 20)
+        actual = sha256_of(part)
         if actual != sha256:
             raise IntegrityError(
                 f"wrong content: expected sha256 {sha256}, got {actual}",
                 place=str(source),
                 next_step="give the sha256 of the archive that you mean; do not change it to fit",
             )
-        Path(part.name).chmod(0o644)
-        destination.unlink(missing_ok=True)
-        destination.hardlink_to(part.name)
+        part.replace(destination)
 
 
 def commit(archive: Path) -> str:
     """What `git archive` says that the tar was made of, "" where nothing says so."""
     with _opened(archive) as tar:
-        tar.next()
-        return str(tar.pax_headers.get("comment", ""))
+        comment = str(tar.pax_headers.get("comment", ""))
+    return comment if COMMIT.fullmatch(comment) else ""
 
 
 def strip(archive: Path) -> int:
-    """1 where the tar begins as one that has everything below one folder, else 0."""
+    """How many leading folders tar has to take off: the one that everything is below, and the
+    `./` before it. The archive is read to its end: only there its layout is known."""
     with _opened(archive) as tar:
-        first = [member.name.removeprefix("./") for member in islice(tar, LOOKED_AT)]
-    tops = {name.partition("/")[0] for name in first} - {"", "."}
-    return 1 if len(tops) == 1 and any("/" in name for name in first) else 0
+        names = [member.name.lstrip("/") for member in tar if member.name != "."]
+    plain = [name.removeprefix("./") for name in names]
+    if len({name.partition("/")[0] for name in plain}) != 1 or not any("/" in n for n in plain):
+        return 0
+    return 2 if plain != names else 1
+
+
+def unpacked(archive: Path, destination: Path) -> Path:
+    """The archive itself, or, where more than gzip is needed to read it, the tar that is in it."""
+    with archive.open("rb") as file:
+        magic = file.read(6)
+    for begins, opener in UNPACKERS.items():
+        if magic.startswith(begins):
+            with opener(archive) as packed, destination.open("wb") as out:
+                shutil.copyfileobj(packed, out, 1 << 20)
+            return destination
+    return archive
 
 
 def read(archive: Path, strip: int, paths: Iterable[str]) -> dict[str, bytes | None]:
@@ -97,7 +115,7 @@ def read(archive: Path, strip: int, paths: Iterable[str]) -> dict[str, bytes | N
     found: dict[str, bytes | None] = dict.fromkeys(paths)
     with _opened(archive) as tar:
         for member in tar:
-            name = "/".join(member.name.removeprefix("./").split("/")[strip:])
+            name = "/".join(member.name.lstrip("/").split("/")[strip:]).removeprefix("./")
             if name in found and member.isreg():
                 content = tar.extractfile(member)
                 found[name] = content.read() if content is not None else None
@@ -121,7 +139,7 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(archive) as tar:
             yield tar
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise MachineError(
                 f"cannot be read: {error.strerror}",
@@ -129,7 +147,7 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
                 next_step="look at the disk",
             ) from error
         raise IntegrityError(
-            f"this is no tar archive, or it is cut short: {error}",
+            "this is no tar archive, or it is damaged",
             place=str(archive),
             next_step="give a .tar, .tar.gz, .tar.bz2 or .tar.xz with the whole source",
         ) from error

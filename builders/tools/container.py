@@ -32,6 +32,7 @@ from builders.errors import (
 )
 from builders.tools.builder import BUILDER_ID, GO_CACHE, WORK, Kept, Limits, Recipe
 from builders.tools.cache import Cache
+from builders.tools.download import scrubbed
 from builders.tools.process import TAIL_LINES, OnLine, Result
 
 LABEL = "io.nokmem"
@@ -191,7 +192,7 @@ class ContainerBuilder:
             if "error" in event:
                 failed = True
                 lines += [rest, event["error"]]
-            for line in _without_logins("\n".join(lines)).splitlines():
+            for line in scrubbed("\n".join(lines)).splitlines():
                 if line.strip():
                     on_line(line)
                     tail.append(line)
@@ -371,11 +372,6 @@ def _short(problem: APIError | str) -> str:
     text = problem if isinstance(problem, str) else str(problem.explanation or problem)
     words = re.sub(r'(\b[A-Z][a-z]+ )?"?\w+://\S+', "", text).split()
     return " ".join(words)[:SHORT]
-
-
-def _without_logins(text: str) -> str:
-    """Output, with user and password taken out of every address."""
-    return re.sub(r"(?<=://)[^\s/]+@", "", text)
 
 
 def _tar_stream(source: Path | bytes, name: str) -> Iterator[bytes]:

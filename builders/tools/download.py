@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -28,17 +29,29 @@ LIMIT = 2 << 30
 TIMEOUT = (15, 60)
 ATTEMPTS = 4
 RANGE_NOT_SATISFIABLE = 416
+URL = re.compile(r"""\b[a-z][a-z0-9+.-]*://[^\s'"]+""")
 
 
 def redacted(url: str) -> str:
     """`url` without user name, password and query, for messages and logs."""
-    if not is_url(url):
-        return "(an address that cannot be shown)"
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.port:
-        host = f"{host}:{parts.port}"
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
+        if "@" not in parts.path + parts.query + parts.fragment:  # a password out of its place
+            return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    except ValueError:
+        pass
+    return "(an address that cannot be shown)"
+
+
+def shown(place: str) -> str:
+    """A place for a message: an address without what it could hold, a path as it is."""
+    return redacted(place) if "://" in place else place
+
+
+def scrubbed(text: str) -> str:
+    """A text of somebody else's, each URL in it redacted."""
+    return URL.sub(lambda match: redacted(match[0]), text)
 
 
 def is_url(text: str) -> bool:
@@ -226,6 +239,8 @@ def _reason(error: requests.RequestException) -> str:
         return "the TLS connection failed"
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy refused or did not answer"
+    if isinstance(error, requests.exceptions.InvalidSchema):
+        return "only http and https are spoken here"
     if isinstance(error, requests.Timeout):
         return "timed out"
     if isinstance(error, requests.ConnectionError):

@@ -22,8 +22,9 @@ from git.exc import GitCommandError
 
 from builders.errors import IntegrityError, MachineError, UnavailableError, UsageError
 from builders.tools import process
-from builders.tools.download import redacted
+from builders.tools.download import redacted, scrubbed, shown
 
+ABSENT = "it is not there"
 #: Nothing of the user's or the machine's configuration takes part, and nobody is asked.
 ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -31,11 +32,12 @@ ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_ASKPASS": "true",
-    "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
+    "GIT_ALLOW_PROTOCOL": "none",  # a partial clone would ask its origin for what it lacks
     # A server that says nothing for so many seconds is given up; one at work says it is alive.
     "GIT_HTTP_LOW_SPEED_LIMIT": "1",
     "GIT_HTTP_LOW_SPEED_TIME": "300",
 }
+FETCHED_BY = {"GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh"}
 #: Where `requests` looks for the user's certificate authorities, in its order.
 AUTHORITIES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 #: What would make git work elsewhere, or trust anybody: a hook that calls us sets some of these.
@@ -57,14 +59,15 @@ INHERITED = (
 )
 ATTEMPTS = 3
 ANSWER_SECONDS = 20
-#: What git says before the reason, with an address that is named already.
-UNABLE = re.compile(r"^(stderr: )?'?(fatal: )?(unable to access '[^']*': )?")
 TAIL_LINES = 20
 #: What git says of a connection that may be there the next time.
 BROKEN = re.compile(
     r"early EOF|unexpected disconnect|RPC failed|hung up|timed out|reset by peer|HTTP 5\d\d"
     r"|error: 5\d\d|transfer closed|too slow"
 )
+#: What git adds to whatever the other side or its ssh said.
+NO_REASON = ("Could not read from remote", "Please make sure", "and the repository exists")
+NO_NEWS = re.compile("^unable to access '[^']*': ")
 #: Upstream's attributes would change or leave out files on the way (export-subst fills
 #: Kubernetes' version.sh in); these, in the repository itself, win over them.
 ATTRIBUTES = "* -export-subst -export-ignore\n"
@@ -110,14 +113,15 @@ def fetch(
     first of `urls` that has it; git's progress goes to `on_line`.
 
     Nothing is asked where the commit is there already. IntegrityError where the tag is another
-    commit, UnavailableError where nothing answers.
+    commit, UnavailableError where nothing answers. Nobody else may be at work in the store.
     """
     if holds(store, commit):
         return
+    store.mkdir(parents=True, exist_ok=True)
+    for lock in store.rglob("*.lock"):  # of a git that was killed
+        lock.unlink()
     git = sealed(store)
-    if not store.is_dir():
-        store.mkdir(parents=True)
-        git.init("--quiet", "--bare", "--template=")
+    git.init("--quiet", "--bare", "--template=")
     reasons = []
     for url in urls:
         try:
@@ -144,7 +148,9 @@ def fetch(
         f"the tag {tag} could not be fetched: {reasons[-1]}",
         place=", ".join(map(shown, urls)),
         next_step="check the address, the network and the proxy variables",
-        detail=tuple(f"{shown(url)}: {why}" for url, why in zip(urls, reasons, strict=True)),
+        detail=tuple(f"{shown(url)}: {why}" for url, why in zip(urls, reasons, strict=True))
+        if len(reasons) > 1
+        else (),
     )
 
 
@@ -152,11 +158,13 @@ def _fetch_tag(git: Git, url: str, tag: str, on_line: Callable[[str], None]) -> 
     """Fetch, again where the connection broke; the commit of the tag."""
     words = ["fetch", "--progress", "--no-tags", "--depth=1", "--", url, f"refs/tags/{tag}"]
     for attempt in range(ATTEMPTS):
-        process = git.execute(["git", *words], as_process=True, universal_newlines=True)
+        process = git.execute(
+            ["git", *words], as_process=True, universal_newlines=True, env=FETCHED_BY
+        )
         last: deque[str] = deque(maxlen=TAIL_LINES)
         for line in process.stderr:  # universal newlines: a progress line ends in \r
             last.append(line.strip())
-            on_line(line.strip())
+            on_line(scrubbed(line.strip()))
         try:
             process.wait()
         except GitCommandError as error:
@@ -178,7 +186,7 @@ def why_not(urls: Sequence[str]) -> str | None:
 def _why_not(url: str) -> str | None:
     words = ["git", "ls-remote", "--quiet", "--heads", "--", url, "no-such-branch-is-meant"]
     try:
-        sealed(Path.cwd()).execute(words, kill_after_timeout=ANSWER_SECONDS)
+        sealed(Path.cwd()).execute(words, kill_after_timeout=ANSWER_SECONDS, env=FETCHED_BY)
     except GitCommandError as error:
         return _reason(error, url)
     return None
@@ -195,7 +203,7 @@ def look(folder: Path) -> Checkout:
         raise UsageError(
             f"this is no repository with a commit: {_reason(error, '')}",
             place=str(folder),
-            next_step="give a checkout or a bare repository",
+            next_step=_advice(error) or "give a checkout or a bare repository",
         ) from error
     return Checkout(head, dirty)
 
@@ -292,7 +300,7 @@ def _listed(folder: Path, *words: str) -> list[str]:
         raise UsageError(
             f"this cannot be read as a repository: {_reason(error, '')}",
             place=str(folder),
-            next_step="give a checkout or a bare repository",
+            next_step=_advice(error) or "give a checkout or a bare repository",
         ) from error
 
 
@@ -323,10 +331,16 @@ def _blobs(git: Git, names: Iterable[str]) -> dict[str, bytes]:
 
 def _incomplete(folder: Path, what: str, error: Exception) -> UnavailableError:
     return UnavailableError(
-        f"{what} cannot be read whole: {_reason(error, '')}",
+        f"{what} cannot be read whole: {_reason(error, '').replace('not a tree object', ABSENT)}",
         place=str(folder),
-        next_step="fetch it into that repository: git fetch <upstream> tag <tag>, without --filter",
+        next_step=_advice(error)
+        or "fetch it into that repository: git fetch <upstream> tag <tag>, without --filter",
     )
+
+
+def _advice(error: Exception) -> str:
+    """What to do about a folder that git does not read for this user; "" where it is not that."""
+    return "run as the folder's owner, or change that" if "dubious ownership" in str(error) else ""
 
 
 def sealed(folder: Path) -> Git:
@@ -358,15 +372,12 @@ def succeeds(git: Git, *words: str) -> bool:
     return True
 
 
-def shown(url: str) -> str:
-    """An address for a message: without a password, a path as it is."""
-    return redacted(url) if "://" in url else url
-
-
 def _reason(error: Exception, url: str) -> str:
-    """git's last line without the address, which could hold a password."""
-    text = str(getattr(error, "stderr", None) or error)
-    lines = [line.strip(" '") for line in text.splitlines() if line.strip(" '")]
-    lines = [UNABLE.sub("", line) for line in lines]
-    last = lines[-1].removeprefix("stderr: ").strip("'") if lines else type(error).__name__
-    return last.replace(url, redacted(url)) if url else last
+    """What git first calls fatal, else its last line; without what addresses could hold."""
+    text = str(getattr(error, "stderr", None) or error).replace("stderr: ", "")
+    lines = [line.strip(" \t'") for line in text.splitlines()]
+    told = [line for line in lines if line and not any(word in line for word in NO_REASON)]
+    fatal = [line for line in told if line.startswith("fatal: ")]
+    reason = [*fatal[:1], *told[-1:], type(error).__name__][0].removeprefix("fatal: ")
+    reason = NO_NEWS.sub("", reason.replace(url, redacted(url)) if url else reason)
+    return scrubbed(reason)
