@@ -641,12 +641,15 @@ def _source(component: str, word: str, sha256: str) -> tuple[str, tuple[OwnArchi
     from builders.model.settings import own_archive
 
     option = "--k8s-sha256" if component == "kubernetes" else "--runc-sha256"
-    archive = "://" in word or Path(word).is_file()
+    sha256 = sha256.lower()
+    place = bool(word) and word not in PROVIDERS
+    archive = place and ("://" in word or Path(word).is_file())
     if archive and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise UsageError(
-            f"an archive needs its sha256, {sha256 or 'nothing'!r} is none",
+            f"an archive needs its sha256{f', {sha256!r} is none' if sha256 else ''}",
             place=option,
-            next_step="give the 64 hexadecimal digits that its publisher names",
+            next_step="give the 64 hexadecimal digits that its publisher names; the address of a "
+            f"repository goes into NOKMEM_{component.upper()}_REPOSITORY",
         )
     if sha256 and not archive:
         raise UsageError(
@@ -656,7 +659,7 @@ def _source(component: str, word: str, sha256: str) -> tuple[str, tuple[OwnArchi
         )
     if archive:
         return "archive", (own_archive(component, "", word, sha256),), word
-    if Path(word).is_dir() and word not in PROVIDERS:
+    if place and Path(word).is_dir():
         return "dir", (), word
     return word, (), ""
 

@@ -202,8 +202,8 @@ def fetch(
         stack.callback(builder.close)
         stack.enter_context(cache.lock(IN_USE, shared=True))
         supply = Supply(facts, options, cache, terminal, builder)
-        decided = tuple(supply.settle(request) for request in requests)
-        for one in decided:
+        decided = supply.settle_all(requests)
+        for one in () if options.offline else decided:
             if one.toolchain.image is not None:
                 _make_toolchain(one, builder, supply, terminal, lambda _: None)
             else:
@@ -614,6 +614,8 @@ def _keep_log(folder: Path, dist: Path, name: str, terminal: Terminal, log: Text
     kept = _failed_log(dist, name)
     try:
         log.flush()
+        if not (folder / LOG).stat().st_size:  # nothing had begun
+            return
         shutil.copyfile(folder / LOG, kept)
     except OSError as error:  # what failed is worth more than its log
         terminal.say(f"the log of what failed could not be kept: {error.strerror}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -78,15 +79,26 @@ class Supply:
         """Turn each "auto" into the first of its choices that answers, and have what it needs.
 
         Only silence leads on to the next one: a place that has something else than it should is
-        an IntegrityError at once. Offline, what is missing is named all at once.
+        an IntegrityError at once.
         """
+        return self.settle_all([request])[0]
+
+    def settle_all(self, requests: Iterable[BuildRequest]) -> tuple[BuildPlan, ...]:
+        """Settle each. Offline, what is missing for any of them is named all at once."""
         missing: list[str] = []
+        settled = tuple(self._settle(request, missing) for request in requests)
+        sources.refuse_offline(missing)
+        return settled
+
+    def _settle(self, request: BuildRequest, missing: list[str]) -> BuildPlan:
         request = self._compiler(request, missing)
         request = self._source("kubelet", request, missing)
         request = self._source("runc", request, missing)
         decided = resolve(request, self._facts, recipes=self._recipes)
         if self.options.offline:
-            sources.refuse_offline(missing + self._missing_toolchain(decided))
+            missing += self._missing_toolchain(decided)
+            if missing:
+                return decided
         for go in decided.toolchain.go:
             if self.go.missing(go):
                 with self.terminal.phase(f"fetch Go {go.version}", "bytes") as phase:
@@ -161,26 +173,25 @@ class Supply:
             self._candidate(dataclasses.replace(request, **{option: kind}), name)
             for kind in getattr(choices(request, self._facts), option)
         ]
-        if self.options.offline:
-            held = [one for one in tried if not one.provider.missing(one.component)]
-            missing += [] if held else tried[0].provider.missing(tried[0].component)
-            tried = held or tried[:1]
         reasons: list[str] = []
         for one in tried:
             kind = one.component.source.provider
-            if missing:
-                return one.request
+            if self.options.offline and one.provider.missing(one.component):
+                reasons.append(f"{kind}: not in the cache")
+                continue
             try:
                 self._fetch(one)
             except UnavailableError as error:
                 if one is tried[-1]:
+                    error.detail = (*reasons, *error.detail)
                     raise
                 reasons.append(f"{kind}: {error.fact}")
                 continue
             if reasons:
                 self.terminal.say(f"{name}: from {kind}, because {'; '.join(reasons)}")
             return one.request
-        raise AssertionError("there is always a source to try")
+        missing += tried[0].provider.missing(tried[0].component)
+        return tried[0].request
 
     def _candidate(self, request: BuildRequest, name: str) -> _Candidate:
         decided = resolve(request, self._facts, recipes=self._recipes)

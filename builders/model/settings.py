@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -46,11 +47,14 @@ VARIABLES = {
     "vault": "NOKMEM_VAULT",
     "base-image": "NOKMEM_BASE_IMAGE",
 }
+#: Mirrors that may be a path; host:path is ssh's way to write an address.
+PATHS = ("kubernetes", "runc", "go")
+SSH = re.compile(r"[^/]+:")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """`mirrors` by their variables, several places with blanks between them; `archives` with
+    """`mirrors` by their variables, as a shell would write several places; `archives` with
     the place of each (a URL or an absolute path) by its sha256; `build` by the options' names."""
 
     mirrors: Mapping[str, str] = field(default_factory=dict)
@@ -82,10 +86,7 @@ def parse(content: str, place: Path) -> Settings:
     ]
     return Settings(
         mirrors={
-            VARIABLES[name]: " ".join(
-                _absolute(word, place) if name == "go" else word
-                for word in ([value] if isinstance(value, str) else value)
-            )
+            VARIABLES[name]: _mirror(name, value, place)
             for name, value in data.get("mirrors", {}).items()
         },
         archives=tuple(
@@ -105,6 +106,13 @@ def own_archive(component: str, version: str, place: str, sha256: str) -> OwnArc
     path = urlsplit(place).path if "://" in place else place
     version = version.removeprefix("v") if component == "runc" else version
     return OwnArchive(component, version, PurePosixPath(path).name, sha256)
+
+
+def _mirror(name: str, value: str | list[str], place: Path) -> str:
+    if name not in PATHS:
+        return str(value)
+    words = [value] if isinstance(value, str) else value
+    return shlex.join(word if SSH.match(word) else _absolute(word, place) for word in words)
 
 
 def _absolute(word: str, place: Path) -> str:

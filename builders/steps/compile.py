@@ -29,8 +29,8 @@ OnPackage = Callable[[str], None]
 
 
 def put_go(go: GoPlan, archive: Path, session: Session, on_line: OnOutput) -> None:
-    """Unpack an official Go archive beside the toolchain."""
-    packed, root = f"{WORK}/{go.archive['name']}", os.path.dirname(go.root)
+    """Unpack a Go archive beside the toolchain; ToolchainError where that Go is another or none."""
+    packed, root = f"{WORK}/go.tar", os.path.dirname(go.root)
     session.put(archive, packed)
     for argv in (
         ["install", "-d", root, TMP],
@@ -47,6 +47,13 @@ def put_go(go: GoPlan, archive: Path, session: Session, on_line: OnOutput) -> No
                 next_step="look at free disk space; compare the archive with upstream's",
                 detail=result.tail,
             )
+    if not any(line.startswith(f"go version go{go.version} ") for line in result.tail):
+        raise ToolchainError(
+            f"{go.archive['name']} is not Go {go.version}",
+            place=go.root,
+            next_step="name an archive of that version, or its own version with --go",
+            detail=result.tail,
+        )
 
 
 def compile_component(

@@ -9,6 +9,7 @@ archive of the user's own by the sha256 that came with it.
 from __future__ import annotations
 
 import os
+import shlex
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,16 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from builders.errors import IntegrityError, UnavailableError
+from builders.errors import IntegrityError, UnavailableError, UsageError
 from builders.model.artifact import SourceTree
 from builders.model.plan import ComponentPlan, GoPlan
 from builders.tools import apt, archives, gitrepo
 from builders.tools.cache import Cache
-from builders.tools.download import Downloader, OnBytes
+from builders.tools.download import Downloader, OnBytes, shown
 
 GOCODE = "usr/share/gocode/"
 PARALLEL = 6
-#: Where mirrors of a component's repository may be named; several with blanks between them.
+#: Where mirrors of a component's repository may be named.
 REPOSITORY_VARIABLES = {
     "kubelet": "NOKMEM_KUBERNETES_REPOSITORY",
     "runc": "NOKMEM_RUNC_REPOSITORY",
@@ -83,7 +84,21 @@ def repositories(
     component: ComponentPlan, environment: Mapping[str, str], upstream: str
 ) -> list[str]:
     """The user's mirrors of a component's repository, or upstream's."""
-    return environment.get(REPOSITORY_VARIABLES[component.name], "").split() or [upstream]
+    mirrors = _named(environment, REPOSITORY_VARIABLES[component.name]) or [upstream]
+    # A path is one from here; git works elsewhere.
+    return [m if ":" in m else str(Path(m).absolute()) for m in mirrors]
+
+
+def _named(environment: Mapping[str, str], variable: str) -> list[str]:
+    """The places in a variable, blanks between them; one that has blanks itself is quoted."""
+    try:
+        return shlex.split(environment.get(variable, ""))
+    except ValueError as error:
+        raise UsageError(
+            f"the places here cannot be told apart: {error}",
+            place=variable,
+            next_step="write an apostrophe in an address as %27",
+        ) from error
 
 
 class Debian:
@@ -113,7 +128,9 @@ class Debian:
             return
         pins = [apt.Pinned(**row) for row in missing]
         with Downloader(apt.proxies(self._environment)) as downloader:
-            mirrors, keyring = apt.mirrors(self._environment), apt.keyring(self._environment)
+            mirrors = apt.mirrors(self._environment)
+            # A machine that knows no mirror needs no keyring to be told so.
+            keyring = apt.keyring(self._environment) if any(mirrors.values()) else Path()
             archive = apt.Archive(downloader, mirrors, keyring)
             archive.confirm(pins)
 
@@ -197,6 +214,7 @@ class Folder:
     def fetch(self, component: ComponentPlan, on_bytes: OnBytes, on_line: OnLine) -> None:
         del on_bytes, on_line
         checkout = gitrepo.look(self._folder)
+        gitrepo.read(self._folder, component.source.commit, [])  # says so where it is not there
         if checkout.dirty:
             self._say(f"{self._folder} has changes that are not committed: they are not built")
         if checkout.head != component.source.commit:
@@ -227,7 +245,7 @@ class Archive:
 
     def missing(self, component: ComponentPlan) -> list[str]:
         (row,) = component.source.files
-        place = self._places.archives.get(row["sha256"], row["path"])
+        place = self._places.archives.get(row["sha256"], "")
         local = "://" not in place and Path(place).is_file()
         return [] if local or self._cache.holds(row["sha256"]) else [row["path"]]
 
@@ -238,13 +256,20 @@ class Archive:
         with Downloader(apt.proxies(self._places.environment)) as downloader:
             places = [place] if place else []
             archives.obtain(self._cache, row["sha256"], places, downloader, on_bytes)
-        if not _refuse_other_commit(self._cache.file(row["sha256"]), component):
+        archive = self._cache.file(row["sha256"])
+        try:
+            archives.strip(archive)  # reads it to its end
+            says = _refuse_other_commit(archive, component)
+        except IntegrityError as error:
+            error.place = shown(place or row["path"])  # the user's word for it, not the cache's
+            raise
+        if not says:
             self._say(f"{row['path']} does not say which commit it was made of")
 
     def tree(self, component: ComponentPlan, folder: Path) -> SourceTree:
-        del folder
         archive = self._cache.file(component.source.files[0]["sha256"])
-        return SourceTree(component.name, archive, archives.strip(archive))
+        tar = archives.unpacked(archive, folder / f"{component.name}.tar")
+        return SourceTree(component.name, tar, archives.strip(archive))
 
     def read(
         self, component: ComponentPlan, paths: Iterable[str], folder: Path
@@ -294,8 +319,14 @@ class GoArchives:
         own = self._places.archives.get(go.archive["sha256"])
         if own:
             return [own]
-        mirrors = self._places.environment.get(GO_VARIABLE, "").split() or [self._upstream]
-        return [f"{mirror.rstrip('/')}/{go.archive['name']}" for mirror in mirrors]
+        mirrors = _named(self._places.environment, GO_VARIABLE) or [self._upstream]
+        return [_below(mirror, go.archive["name"]) for mirror in mirrors]
+
+
+def _below(place: str, name: str) -> str:
+    """A file's place below a folder's, whose address may end in a query."""
+    base, mark, query = place.partition("?") if "://" in place else (place, "", "")
+    return f"{base.rstrip('/')}/{name}{mark}{query}"
 
 
 def refuse_offline(missing: Iterable[str]) -> None:
@@ -303,7 +334,7 @@ def refuse_offline(missing: Iterable[str]) -> None:
     names = tuple(dict.fromkeys(missing))
     if names:
         raise UnavailableError(
-            f"{len(names)} things are not in the cache",
+            f"the cache lacks {len(names)} of the things needed",
             place="--offline",
             next_step="run `fetch` with the same options where there is a network",
             detail=names,
