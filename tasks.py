@@ -89,8 +89,9 @@ def plan(
     Exit codes: 2 usage, 3 unknown release, 5 no source known.
     """
     with _terminal() as terminal:
-        from builders import pipeline
         from builders.errors import UsageError
+        from builders.model.plan import choices, compiler_name, resolve
+        from builders.model.releases import Facts
 
         if format not in ("text", "json"):
             raise UsageError(
@@ -102,11 +103,12 @@ def plan(
             toolchain, go, kubelet_tags, runc_tags, patches, settings,
         )  # fmt: skip
         request = what.request(k8s)
-        decided = pipeline.plan(request, what.patches)
+        facts = Facts(own_patches=what.patches)
+        decided = resolve(request, facts)
         if format == "json":
             terminal.text(decided.to_json().rstrip("\n"))
             return
-        first, *others = pipeline.compilers(request)
+        first, *others = (compiler_name(*one) for one in choices(request, facts).compiler)
         pairs = {
             "kubernetes": f"{decided.kubernetes} ({decided.kubernetes_commit})",
             "variant": f"{decided.variant}, by: {decided.mechanism}",

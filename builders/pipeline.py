@@ -32,7 +32,7 @@ from builders.model.plan import (
     resolve,
 )
 from builders.model.reading import load_toml
-from builders.model.releases import DATA, Facts
+from builders.model.releases import DATA, RECIPES, Facts
 from builders.steps import (
     checks,
     contents,
@@ -49,7 +49,7 @@ from builders.steps.compile import OnOutput, compile_component, put_go
 from builders.steps.contents import Row
 from builders.steps.patches import Patched
 from builders.steps.sources import GoArchives, Provider
-from builders.supply import RECIPES, Options, Supply, compiler_name, recipes
+from builders.supply import Options, Supply
 from builders.tools import apt, container, gitrepo, rootfs
 from builders.tools.builder import Builder, Limits, Session
 from builders.tools.cache import Cache, sha256_of
@@ -101,7 +101,7 @@ class MatrixRow:
 
 def plan(request: BuildRequest, own_patches: Path | None = None) -> BuildPlan:
     """Decide the whole build, each "auto" as the first of its choices. Contacts nobody."""
-    return resolve(request, Facts(own_patches=own_patches), recipes=recipes(RECIPES))
+    return resolve(request, Facts(own_patches=own_patches))
 
 
 def build(
@@ -187,7 +187,7 @@ def _standing(request: BuildRequest, facts: Facts, place: Path) -> _Standing | N
         settled = dataclasses.replace(settled, runc_source=then.runc_source)
     if (then.toolchain, then.go) in may.compiler:
         settled = dataclasses.replace(settled, toolchain=then.toolchain, go=then.go)
-    planned = resolve(settled, facts, recipes=recipes(RECIPES)).to_json()
+    planned = resolve(settled, facts).to_json()
     same = whole and report["passed"] and planned == (place / PLAN).read_text(encoding="utf-8")
     return _Standing(same, len(report["checks"]), profile)
 
@@ -255,7 +255,6 @@ def _probes(facts: Facts, environment: Mapping[str, str], cache: Cache) -> Itera
     decided = resolve(
         BuildRequest(newest, kubernetes_source="git", runc_source="git"),
         facts,
-        recipes=recipes(RECIPES),
     )
     places = sources.Places(environment)
     for component in decided.components:
@@ -374,11 +373,10 @@ def prune(cache: Cache, *, everything: bool, dry_run: bool) -> tuple[Row, ...]:
 
 def _rows(cache: Cache, builders: Iterable[Builder]) -> tuple[Row, ...]:
     """Needed is what some release needs of the data's own: sources, Go archives, toolchains."""
-    facts, hashes = Facts(), recipes(RECIPES)
+    facts = Facts()
     newest = next(reversed(facts.releases))
     made = [
-        resolve(BuildRequest(newest, toolchain=name), facts, recipes=hashes).toolchain
-        for name in facts.toolchains
+        resolve(BuildRequest(newest, toolchain=name), facts).toolchain for name in facts.toolchains
     ]
     files = {file.sha256 for source in facts.debian_sources.values() for file in source.files}
     files |= {row["sha256"] for toolchain in made for row in toolchain.packages}
@@ -429,11 +427,6 @@ def proof_error(report: CheckReport, place: str) -> ProofError:
         next_step=failures[0].next_step,
         detail=tuple(f"{c.binary} {c.name}: {c.found}" for c in failures),
     )
-
-
-def compilers(request: BuildRequest) -> tuple[str, ...]:
-    """What may compile a request, in the order in which it is tried."""
-    return tuple(compiler_name(t, go) for t, go in choices(request, Facts()).compiler)
 
 
 def patch_series(own: Path | None) -> list[tuple[str, ...]]:

@@ -7,22 +7,26 @@ taken, and the plan made definite with it.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from builders.errors import UnavailableError
-from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan, choices, resolve
+from builders.model.plan import (
+    BuildPlan,
+    BuildRequest,
+    ComponentPlan,
+    choices,
+    compiler_name,
+    resolve,
+)
 from builders.model.releases import Facts
 from builders.steps import sources, toolchain
 from builders.steps.sources import GoArchives, Places, Provider
 from builders.tools.builder import Builder, Limits
 from builders.tools.cache import Cache
 from builders.tools.terminal import Phase, Terminal
-
-RECIPES = Path(__file__).parents[1] / "dockerfiles"
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,6 @@ class Supply:
     ) -> None:
         self.options = options
         self.cache = cache
-        self._recipes = recipes(RECIPES)
         self._facts = facts
         self.terminal = terminal
         self._builder = builder
@@ -94,7 +97,7 @@ class Supply:
         request = self._compiler(request, missing)
         request = self._source("kubelet", request, missing)
         request = self._source("runc", request, missing)
-        decided = resolve(request, self._facts, recipes=self._recipes)
+        decided = resolve(request, self._facts)
         if self.options.offline:
             missing += self._missing_toolchain(decided)
             if missing:
@@ -112,7 +115,7 @@ class Supply:
         missing: list[str] = []
         request = self._source("kubelet", request, missing)
         sources.refuse_offline(missing)
-        return resolve(request, self._facts, recipes=self._recipes)
+        return resolve(request, self._facts)
 
     def _missing_toolchain(self, decided: BuildPlan) -> list[str]:
         wanted, missing = decided.toolchain, []
@@ -140,7 +143,7 @@ class Supply:
                 return candidate
             reasons.append(f"{name}: {reason}")
         if self.options.offline:
-            plan = resolve(tried[-1], self._facts, recipes=self._recipes)
+            plan = resolve(tried[-1], self._facts)
             missing += [name for go in plan.toolchain.go for name in self.go.missing(go)]
             return tried[-1]
         raise UnavailableError(
@@ -152,7 +155,7 @@ class Supply:
         )
 
     def _why_not_compiler(self, request: BuildRequest) -> str | None:
-        plan = resolve(request, self._facts, recipes=self._recipes).toolchain
+        plan = resolve(request, self._facts).toolchain
         for go in plan.go:
             if self.options.offline:
                 if self.go.missing(go):
@@ -194,7 +197,7 @@ class Supply:
         return tried[0].request
 
     def _candidate(self, request: BuildRequest, name: str) -> _Candidate:
-        decided = resolve(request, self._facts, recipes=self._recipes)
+        decided = resolve(request, self._facts)
         component = next(c for c in decided.components if c.name == name)
         return _Candidate(request, component, self.provider(decided, name))
 
@@ -215,20 +218,3 @@ class Supply:
 
 def _count(phase: Phase, count: int) -> None:
     phase.step(amount=count)
-
-
-def compiler_name(toolchain: str, go: str) -> str:
-    """How a toolchain and its Go are called: el7 with Go 1.12.9."""
-    return f"{toolchain} with {'its own Go' if go == 'distribution' else f'Go {go}'}"
-
-
-def recipes(folder: Path) -> dict[str, str]:
-    """The hash over the files of each toolchain's recipe, by the folder's name."""
-    found = {}
-    for recipe in sorted(path for path in folder.iterdir() if path.is_dir()):
-        digest = hashlib.sha256()
-        for path in sorted(recipe.iterdir()):
-            body = path.read_bytes()
-            digest.update(f"{path.name}\0{len(body)}\0".encode() + body)
-        found[recipe.name] = digest.hexdigest()
-    return found

@@ -11,9 +11,9 @@ import pytest
 
 from builders import pipeline
 from builders.model.plan import BuildPlan, BuildRequest
+from builders.model.releases import RECIPES
 from builders.steps import toolchain
 from builders.steps.sources import Debian
-from builders.supply import RECIPES
 from builders.tools import apt, container, rootfs
 from builders.tools.builder import Builder
 from builders.tools.cache import Cache

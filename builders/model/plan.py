@@ -207,6 +207,11 @@ def choices(request: BuildRequest, facts: Facts) -> Choices:
     )
 
 
+def compiler_name(toolchain: str, go: str) -> str:
+    """How a toolchain and its Go are called: el7 with Go 1.12.9."""
+    return f"{toolchain} with {'its own Go' if go == 'distribution' else f'Go {go}'}"
+
+
 def _providers(
     request: BuildRequest, facts: Facts, component: str, version: str
 ) -> tuple[str, ...]:
@@ -261,9 +266,8 @@ def _refuse_unknown(name: str, value: str, known: Iterable[str], more: str = "")
         )
 
 
-def resolve(request: BuildRequest, facts: Facts, *, recipes: Mapping[str, str]) -> BuildPlan:
-    """Decide a whole build; each "auto" is the first of `choices`. `recipes` has the hash of each
-    toolchain's recipe files by the recipe's name.
+def resolve(request: BuildRequest, facts: Facts) -> BuildPlan:
+    """Decide a whole build; each "auto" is the first of `choices`.
 
     Raises UsageError, UnknownReleaseError, or UnavailableError where no source is known.
     """
@@ -309,7 +313,7 @@ def resolve(request: BuildRequest, facts: Facts, *, recipes: Mapping[str, str]) 
         request=request,
         go_official=release.go,
         target=facts.targets[request.target],
-        toolchain=_toolchain(known, goes, recipes),
+        toolchain=_toolchain(known, goes, facts.recipes[known.recipe]),
         components=(component, kubelet),
         deviations=_deviations(request, facts, release, runc, (component, kubelet), goes),
     )
@@ -435,15 +439,13 @@ def patches_for(facts: Facts, component: str, version: str) -> tuple[Patch, ...]
     return tuple(p for p in facts.patches if p.component == component and version in p.serves)
 
 
-def _toolchain(
-    toolchain: Toolchain, goes: tuple[GoPlan, ...], recipes: Mapping[str, str]
-) -> ToolchainPlan:
+def _toolchain(toolchain: Toolchain, goes: tuple[GoPlan, ...], recipe_sha256: str) -> ToolchainPlan:
     seed = dataclasses.asdict(toolchain.seed) if toolchain.seed else None
     image = dataclasses.asdict(toolchain.image) if toolchain.image else None
     content: dict[str, Any] = {
         "seed": SEED,
         "builder": BUILDER_ID,
-        "recipe": recipes[toolchain.recipe],
+        "recipe": recipe_sha256,
         "image": image,
     }
     if toolchain.seed:
@@ -457,7 +459,7 @@ def _toolchain(
         key=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
         name=toolchain.name,
         recipe=toolchain.recipe,
-        recipe_sha256=recipes[toolchain.recipe],
+        recipe_sha256=recipe_sha256,
         go=goes,
         seed=seed,
         image=image,

@@ -7,6 +7,7 @@ nothing downstream has to ask.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from builders.model.toolchains import DebianSource, GoArchive, Target, Toolchain
 
 DATA = Path(__file__).parent / "data"
 PATCHES = Path(__file__).parents[2] / "patches"
+RECIPES = Path(__file__).parents[2] / "dockerfiles"
 VERSION = re.compile(r"v(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 #: What is built, and what of it is built where the whole cannot be.
@@ -106,11 +108,17 @@ class Facts:
     """Everything below one data folder. Parsed on first use, part by part."""
 
     def __init__(
-        self, folder: Path = DATA, patches: Path = PATCHES, own_patches: Path | None = None
+        self,
+        folder: Path = DATA,
+        patches: Path = PATCHES,
+        own_patches: Path | None = None,
+        recipes: Path = RECIPES,
     ) -> None:
         self._folder = folder
         self._patches = patches
         self._own_patches = own_patches
+        self._recipes = recipes
+        self._minors: dict[str, dict[str, Release]] = {}
 
     def release(self, version: str) -> Release:
         """The facts of a Kubernetes release such as v1.20.2."""
@@ -121,7 +129,7 @@ class Facts:
                 next_step="write it as v1.20.2",
             )
         try:
-            return self.releases[version]
+            return self._minor(version.removeprefix("v").rpartition(".")[0])[version]
         except KeyError:
             asked = version_numbers(version)
             near = sorted(self.releases, key=lambda known: _distance(version_numbers(known), asked))
@@ -155,11 +163,18 @@ class Facts:
 
     @cached_property
     def releases(self) -> dict[str, Release]:
-        pairs = checked(self._folder / "kubernetes.toml", _pairs)
         found: dict[str, Release] = {}
         for path in (self._folder / "kubernetes").glob("*.toml"):
-            found.update(checked(path, lambda data: _releases(data, pairs)))
+            found.update(self._minor(path.stem))
         return {version: found[version] for version in sorted(found, key=version_numbers)}
+
+    def _minor(self, minor: str) -> dict[str, Release]:
+        """The releases of one minor; none where nothing is held about it."""
+        path = self._folder / "kubernetes" / f"{minor}.toml"
+        if minor not in self._minors and path.is_file():
+            pairs = checked(self._folder / "kubernetes.toml", _pairs)
+            self._minors[minor] = checked(path, lambda data: _releases(data, pairs))
+        return self._minors.get(minor, {})
 
     @cached_property
     def proofs(self) -> tuple[Proof, ...]:
@@ -197,6 +212,18 @@ class Facts:
     def go_source(self) -> str:
         """Where upstream keeps them: the URL of a folder."""
         return checked(self._folder / "go.toml", lambda data: text(data, "source"))
+
+    @cached_property
+    def recipes(self) -> dict[str, str]:
+        """The hash over the files of each toolchain's recipe, by the folder's name."""
+        found = {}
+        for recipe in sorted(path for path in self._recipes.iterdir() if path.is_dir()):
+            digest = hashlib.sha256()
+            for path in sorted(recipe.iterdir()):
+                body = path.read_bytes()
+                digest.update(f"{path.name}\0{len(body)}\0".encode() + body)
+            found[recipe.name] = digest.hexdigest()
+        return found
 
     @cached_property
     def patches(self) -> tuple[Patch, ...]:

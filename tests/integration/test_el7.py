@@ -31,9 +31,8 @@ import pytest
 from docker.errors import NotFound
 
 from builders.errors import IntegrityError, NokmemError, ToolchainError, UnavailableError
-from builders.model.releases import Facts
+from builders.model.releases import RECIPES, Facts
 from builders.steps import toolchain
-from builders.supply import RECIPES
 from builders.tools import container
 from builders.tools.builder import BUILDER_ID, Kept, Limits, Recipe
 from builders.tools.cache import Cache

@@ -39,7 +39,7 @@ from builders.model.releases import Facts
 from builders.steps import sources
 from builders.steps.compile import compile_component, put_go
 from builders.steps.sources import Places
-from builders.supply import RECIPES, Options, Supply, recipes
+from builders.supply import Options, Supply
 from builders.tools import archives, process
 from builders.tools.builder import Builder, Limits, Recipe
 from builders.tools.cache import Cache, sha256_of
@@ -435,7 +435,7 @@ def test_offline_what_is_held_goes_before_what_would_be_better_and_that_is_said(
 def component(world: World) -> ComponentPlan:
     """Kubernetes, from an archive that a test has yet to name."""
     request, _ = own(world, "k.tar", "1" * 64)
-    decided = resolve(request, world.facts, recipes=recipes(RECIPES))
+    decided = resolve(request, world.facts)
     return next(c for c in decided.components if c.name == "kubelet")
 
 

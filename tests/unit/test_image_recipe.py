@@ -11,9 +11,8 @@ import pytest
 from builders import pipeline
 from builders.errors import UsageError
 from builders.model.plan import BuildRequest
-from builders.model.releases import Facts
+from builders.model.releases import RECIPES, Facts
 from builders.steps import toolchain
-from builders.supply import RECIPES
 from builders.tools.builder import Kept, Recipe
 from builders.tools.cache import Cache
 from tests.conftest import VERSION

@@ -16,7 +16,6 @@ from builders.model import plan as model
 from builders.model.plan import BuildPlan, BuildRequest, OwnArchive, choices, resolve
 from builders.model.releases import Facts
 from builders.model.settings import own_archive
-from builders.supply import RECIPES, recipes
 from builders.tools import builder as tools
 from tests.conftest import REQUEST, ROOT, VERSION
 
@@ -32,7 +31,7 @@ def walk(value: Any) -> list[str]:
 
 
 def test_is_the_same_from_run_to_run(plan: BuildPlan) -> None:
-    again = resolve(REQUEST, Facts(), recipes=recipes(RECIPES))
+    again = resolve(REQUEST, Facts())
     assert plan.to_json() == again.to_json()
 
 
@@ -82,8 +81,9 @@ def test_says_that_go_is_not_the_official_one(plan: BuildPlan) -> None:
 
 def test_toolchain_key_follows_everything_it_is_made_of(plan: BuildPlan) -> None:
     facts = Facts()
-    hashes = recipes(RECIPES)
-    other_recipe = resolve(REQUEST, facts, recipes={**hashes, "debian": "0" * 64})
+    changed_recipe = Facts()
+    changed_recipe.__dict__["recipes"] = {**facts.recipes, "debian": "0" * 64}
+    other_recipe = resolve(REQUEST, changed_recipe)
     assert other_recipe.toolchain.key != plan.toolchain.key
     known = facts.toolchains["debian"]
     assert known.seed is not None
@@ -91,9 +91,9 @@ def test_toolchain_key_follows_everything_it_is_made_of(plan: BuildPlan) -> None
     changed = dataclasses.replace(first, sha256="0" * 64)
     seed = dataclasses.replace(known.seed, packages=(changed, *rest))
     facts.__dict__["toolchains"] = {"debian": dataclasses.replace(known, seed=seed)}
-    other = resolve(REQUEST, facts, recipes=hashes)
+    other = resolve(REQUEST, facts)
     assert other.toolchain.key != plan.toolchain.key
-    official = resolve(dataclasses.replace(REQUEST, go="official"), Facts(), recipes=hashes)
+    official = resolve(dataclasses.replace(REQUEST, go="official"), Facts())
     assert official.toolchain.key == plan.toolchain.key, "Go is put beside it"
 
 
@@ -116,8 +116,8 @@ def test_an_unknown_version_is_refused_with_the_nearest_known() -> None:
 def test_without_the_series_what_needs_a_backport_is_refused(tmp_path: Path) -> None:
     facts = Facts(patches=tmp_path)
     with pytest.raises(UnavailableError, match="no nokmem tag, and no patch brings it"):
-        resolve(BuildRequest("v1.13.12"), facts, recipes=recipes(RECIPES))
-    control = resolve(BuildRequest("v1.13.12", "stock"), facts, recipes=recipes(RECIPES))
+        resolve(BuildRequest("v1.13.12"), facts)
+    control = resolve(BuildRequest("v1.13.12", "stock"), facts)
     assert control.components[1].accounting
 
 
