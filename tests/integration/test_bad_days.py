@@ -38,8 +38,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Run:
     """A command of ours under way, its stderr read line by line."""
 
-    def __init__(self, *words: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *words: str, environment: dict[str, str] | None = None, nohup: bool = False
+    ) -> None:
         self.lines: list[str] = []
+        hangup = signal.SIG_IGN if nohup else signal.SIG_DFL  # whatever these tests run under
         self._process = subprocess.Popen(
             [sys.executable, "-m", "invoke", "--search-root", str(ROOT), *words],
             env={**os.environ, "CI": "true", **(environment or {})},
@@ -48,6 +51,7 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -132,6 +136,15 @@ def engine() -> Iterator[docker.DockerClient]:
         client.close()
 
 
+@pytest.fixture(autouse=True)
+def _nothing_sleeps_on() -> Iterator[None]:
+    """What one test leaves is not another one's fault."""
+    yield
+    for process in sleeping():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(int(process), signal.SIGKILL)
+
+
 @pytest.fixture(params=["rootfs", "container"])
 def kind(request: pytest.FixtureRequest) -> str:
     """Each builder in turn, with its toolchain made."""
@@ -164,11 +177,9 @@ def test_a_signal_ends_everything_at_once(
 
 
 def test_nohup_means_that_a_hangup_is_no_matter(kind: str, cache: Cache, tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        run = build(tmp_path / "dist", small.make(tmp_path, kubelet="sleep 3"), kind)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    one = small.make(tmp_path, kubelet="sleep 3")
+    words = ("build", "--k8s", VERSION, *one.words, "--builder", kind)
+    run = Run(*words, "--dist", str(tmp_path / "dist"), nohup=True)
     run.wait_for("compile kubelet")
     run.send(signal.SIGHUP)
     assert run.end() == 0, run.text
