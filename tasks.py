@@ -90,8 +90,8 @@ def plan(
     """
     with _terminal() as terminal:
         from builders.errors import UsageError
-        from builders.model.plan import choices, compiler_name, resolve
         from builders.model.releases import Facts
+        from builders.model.resolve import choices, compiler_name, resolve
 
         if format not in ("text", "json"):
             raise UsageError(
@@ -149,10 +149,10 @@ def matrix(
         import dataclasses
         import json
 
-        from builders import pipeline
+        from builders import survey
         from builders.errors import UsageError
 
-        rows = [dataclasses.asdict(row) for row in pipeline.matrix()]
+        rows = [dataclasses.asdict(row) for row in survey.matrix()]
         names = {
             "kubernetes": "Kubernetes", "go": "Go", "vendored_runc": "vendored runc",
             "nokmem": "nokmem by", "runc": "runc beside", "sources": "source here",
@@ -161,7 +161,7 @@ def matrix(
         if proofs:
             words = ("component", "release", "source", "Go", "proven", "sha256", "remark")
             names = dict(zip(words, words, strict=True))
-            rows = [dict(zip(names, row, strict=True)) for row in pipeline.proofs()]
+            rows = [dict(zip(names, row, strict=True)) for row in survey.proofs()]
         cells = [[row[name] or "-" for name in names] for row in rows]
         if format == "json":
             terminal.text(json.dumps(rows, indent=2))
@@ -321,7 +321,7 @@ def patches(
     Exit codes: 1 one does not apply, 2 usage, 3 unknown release, 11 a malformed series.
     """
     with _terminal() as terminal:
-        from builders import pipeline
+        from builders import pipeline, survey
         from builders.errors import UsageError
         from builders.tools.builder import Limits
 
@@ -336,9 +336,9 @@ def patches(
         )  # fmt: skip
         if not check:
             columns: tuple[str, ...] = ("component", "patch", "serves", "what it does")
-            rows: list[tuple[str, ...]] = pipeline.patch_series(what.patches)
+            rows: list[tuple[str, ...]] = survey.patch_series(what.patches)
         else:
-            versions = [v.strip() for v in k8s.split(",")] if k8s else pipeline.ends_of_minors()
+            versions = [v.strip() for v in k8s.split(",")] if k8s else survey.ends_of_minors()
             found = pipeline.check_patches(
                 [what.request(version) for version in versions],
                 what.options("", Limits(), offline=offline), _cache(), terminal,
@@ -382,11 +382,11 @@ def doctor(_: Context, dist: str = DIST) -> None:
     Exit codes: 4 this machine cannot build.
     """
     with _terminal() as terminal:
-        from builders import pipeline
+        from builders import survey
         from builders.errors import MachineError
         from builders.steps import examine
 
-        findings = pipeline.doctor(_cache(), Path(dist), _settings().environment(os.environ))
+        findings = survey.doctor(_cache(), Path(dist), _settings().environment(os.environ))
         terminal.table(
             ("", "what", "found"),
             (("ok" if row.ok else "no", row.name, row.found) for row in findings),
@@ -411,10 +411,10 @@ def doctor(_: Context, dist: str = DIST) -> None:
 def show(_: Context, files: bool = False) -> None:
     """Say what the cache keeps, how large it is, and whether it is still needed."""
     with _terminal() as terminal:
-        from builders import pipeline
+        from builders import survey
 
         cache = _cache()
-        rows = _rows(pipeline.cache_rows(cache), files)
+        rows = _rows(survey.cache_rows(cache), files)
         terminal.text(f"{cache.root}")
         terminal.table(("kind", "name", "size", "needed"), rows)
 
@@ -431,10 +431,10 @@ def prune(_: Context, everything: bool = False, dry_run: bool = False) -> None:
     Exit codes: 10 a build is running.
     """
     with _terminal() as terminal:
-        from builders import pipeline
+        from builders import survey
         from builders.tools.terminal import size
 
-        gone = pipeline.prune(_cache(), everything=everything, dry_run=dry_run)
+        gone = survey.prune(_cache(), everything=everything, dry_run=dry_run)
         terminal.table(("kind", "name", "size", "needed"), _rows(gone, False))
         total = size(sum(row.size for row in gone))
         terminal.text(f"{'would remove' if dry_run else 'removed'} {len(gone)} things, {total}")
@@ -459,14 +459,14 @@ def pins(
     with _terminal() as terminal:
         import difflib
 
-        from builders import pipeline
+        from builders import survey
 
         if kubernetes or runc or golang:
             origin = "upstream"
-            found = pipeline.reread(*(Path(x) if x else None for x in (kubernetes, runc, golang)))
+            found = survey.reread(*(Path(x) if x else None for x in (kubernetes, runc, golang)))
         else:
             origin = "the archive"
-            found = dict([pipeline.relock(_settings().environment(os.environ))])
+            found = dict([survey.relock(_settings().environment(os.environ))])
         differ = False
         for path, text in found.items():
             old = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from benchmarks.measure import Cost, in_turns, run, said, table
 from builders.model.artifact import SourceTree
-from builders.model.plan import BuildPlan, BuildRequest, resolve
+from builders.model.plan import BuildPlan, BuildRequest
 from builders.model.releases import Facts
+from builders.model.resolve import resolve
 from builders.steps.compile import compile_component
 from builders.steps.sources import Debian
 from builders.tools import rootfs

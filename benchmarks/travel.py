@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import table
-from builders.model.plan import BuildRequest, resolve
+from builders.model.plan import BuildRequest
 from builders.model.releases import Facts
+from builders.model.resolve import resolve
 from builders.tools import container, rootfs
 from builders.tools.builder import Builder, Limits
 from builders.tools.cache import Cache

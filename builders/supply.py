@@ -13,15 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from builders.errors import UnavailableError
-from builders.model.plan import (
-    BuildPlan,
-    BuildRequest,
-    ComponentPlan,
-    choices,
-    compiler_name,
-    resolve,
-)
+from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan
 from builders.model.releases import Facts
+from builders.model.resolve import choices, compiler_name, resolve
 from builders.steps import sources, toolchain
 from builders.steps.sources import GoArchives, Places, Provider
 from builders.tools.builder import Builder, Limits

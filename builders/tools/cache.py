@@ -23,6 +23,8 @@ from typing import IO
 from builders.errors import BusyError, MachineError
 
 CHUNK = 1 << 20
+#: The lock that builds share; a prune wants it alone.
+IN_USE = "in-use"
 
 
 def sha256_of(path: Path) -> str:

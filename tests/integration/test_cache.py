@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from builders import pipeline
+from builders import pipeline, survey
 from builders.errors import BusyError
 from builders.tools import container, rootfs
 from builders.tools.builder import Limits
-from builders.tools.cache import Cache
+from builders.tools.cache import IN_USE, Cache
 from tests.conftest import REQUEST
 
 
@@ -33,12 +33,12 @@ def stocked(
 
 
 def kinds(cache: Cache) -> list[tuple[str, bool]]:
-    return [(row.kind, row.needed) for row in pipeline.cache_rows(cache)]
+    return [(row.kind, row.needed) for row in survey.cache_rows(cache)]
 
 
 def test_a_dry_run_touches_nothing(stocked: Cache) -> None:
     before = sorted(str(path) for path in stocked.root.rglob("*") if "locks" not in str(path))
-    would = pipeline.prune(stocked, everything=True, dry_run=True)
+    would = survey.prune(stocked, everything=True, dry_run=True)
     assert sorted(row.kind for row in would) == ["file", "run", "tree"]
     after = sorted(str(path) for path in stocked.root.rglob("*") if "locks" not in str(path))
     assert after == before
@@ -46,7 +46,7 @@ def test_a_dry_run_touches_nothing(stocked: Cache) -> None:
 
 def test_a_prune_takes_what_it_lists(stocked: Cache) -> None:
     assert kinds(stocked) == [("file", False), ("tree", False), ("run", False)]
-    assert len(pipeline.prune(stocked, everything=False, dry_run=False)) == 3
+    assert len(survey.prune(stocked, everything=False, dry_run=False)) == 3
     assert kinds(stocked) == []
     assert list((stocked.root / "runs").iterdir()) == []
 
@@ -54,23 +54,23 @@ def test_a_prune_takes_what_it_lists(stocked: Cache) -> None:
 def test_what_today_needs_stays(rootfs_builder: rootfs.Rootfs, stocked: Cache) -> None:
     key = pipeline.plan(REQUEST).toolchain.key
     stocked.tree(key).mkdir()
-    pipeline.prune(stocked, everything=False, dry_run=False)
+    survey.prune(stocked, everything=False, dry_run=False)
     assert kinds(stocked) == [("tree", True)]
-    pipeline.prune(stocked, everything=True, dry_run=False)
+    survey.prune(stocked, everything=True, dry_run=False)
     assert kinds(stocked) == []
 
 
 def test_git_stores_are_listed_and_stay_unless_everything_goes(stocked: Cache) -> None:
     (stocked.repository("runc.git") / "objects").mkdir(parents=True)
-    pipeline.prune(stocked, everything=False, dry_run=False)
+    survey.prune(stocked, everything=False, dry_run=False)
     assert kinds(stocked) == [("git", True)]
-    pipeline.prune(stocked, everything=True, dry_run=False)
+    survey.prune(stocked, everything=True, dry_run=False)
     assert kinds(stocked) == []
 
 
 def test_nothing_is_taken_from_a_running_build(stocked: Cache) -> None:
-    with stocked.lock(pipeline.IN_USE, shared=True), pytest.raises(BusyError):
-        pipeline.prune(stocked, everything=True, dry_run=False)
+    with stocked.lock(IN_USE, shared=True), pytest.raises(BusyError):
+        survey.prune(stocked, everything=True, dry_run=False)
     assert len(kinds(stocked)) == 3
 
 

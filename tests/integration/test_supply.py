@@ -34,8 +34,9 @@ from builders.errors import (
 )
 from builders.model import settings
 from builders.model.artifact import Check, CheckReport, SourceTree
-from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan, GoPlan, OwnArchive, resolve
+from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan, GoPlan, OwnArchive
 from builders.model.releases import Facts
+from builders.model.resolve import resolve
 from builders.steps import sources
 from builders.steps.compile import compile_component, put_go
 from builders.steps.sources import Places

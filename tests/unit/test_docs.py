@@ -8,7 +8,7 @@ from typing import Any
 from invoke.tasks import Task
 
 import tasks
-from builders import pipeline
+from builders import survey
 from builders.errors import CATALOGUE
 from tests.conftest import ROOT
 
@@ -46,6 +46,6 @@ def _tasks() -> dict[str, Task[Any]]:
 def test_the_table_of_proofs_is_the_tools_own() -> None:
     """Made by `./run matrix --proofs --format markdown`, below a heading."""
     table = (ROOT / "docs/proofs.md").read_text().partition("\n| component")[2].splitlines()
-    assert len(table) == len(pipeline.proofs()) + 2
-    for line, row in zip(table[2:], pipeline.proofs(), strict=True):
+    assert len(table) == len(survey.proofs()) + 2
+    for line, row in zip(table[2:], survey.proofs(), strict=True):
         assert line == "| " + " | ".join(cell or "-" for cell in row) + " |"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from builders import pipeline
+from builders import pipeline, survey
 from builders.errors import UsageError
 from builders.model.plan import BuildRequest
 from builders.model.releases import RECIPES, Facts
@@ -129,5 +129,5 @@ class Engine:
 def test_every_toolchain_of_the_data_is_needed(name: str, tmp_path: Path) -> None:
     key = pipeline.plan(BuildRequest(VERSION, toolchain=name, go="official")).toolchain.key[:16]
     engine: Any = Engine(key, "0" * 16)
-    rows = pipeline._rows(Cache(tmp_path), [engine])
+    rows = survey._rows(Cache(tmp_path), [engine])
     assert [(row.name, row.needed) for row in rows] == [(key, True), ("0" * 16, False)]

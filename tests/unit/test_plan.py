@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from builders import pipeline
+from builders import pipeline, survey
 from builders.errors import UnavailableError, UnknownReleaseError, UsageError
 from builders.model import plan as model
-from builders.model.plan import BuildPlan, BuildRequest, OwnArchive, choices, resolve
+from builders.model.plan import BuildPlan, BuildRequest, OwnArchive
 from builders.model.releases import Facts
+from builders.model.resolve import choices, resolve
 from builders.model.settings import own_archive
 from builders.tools import builder as tools
 from tests.conftest import REQUEST, ROOT, VERSION
@@ -129,7 +130,7 @@ def test_a_backport_brings_the_tag() -> None:
 
 
 def test_the_matrix_claims_only_what_was_proven() -> None:
-    rows = {row.kubernetes: row for row in pipeline.matrix()}
+    rows = {row.kubernetes: row for row in survey.matrix()}
     proven = {proof.release for proof in FACTS.proofs if proof.component == "kubernetes"}
     assert {version for version, row in rows.items() if row.proven} == proven
     assert (rows[VERSION].sources, rows["v1.15.3"].sources) == ("debian, git", "git")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builders.errors import FactsError
-from builders.model.plan import patches_for
+from builders.model.components import patches_for
 from builders.model.releases import PATCHES, Facts
 from builders.model.series import load_series
 
