@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from builders.errors import UnavailableError
+from builders.errors import UnavailableError, UsageError
 from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan
 from builders.model.releases import Facts
 from builders.model.resolve import choices, compiler_name, resolve
@@ -143,9 +143,20 @@ class Supply:
         raise UnavailableError(
             f"nothing that compiles {request.kubernetes} answers",
             place="toolchain and Go",
-            next_step="name a mirror of Go (NOKMEM_GO_MIRROR), or take the distribution's Go, "
-            "unproven for this release: --toolchain debian --go distribution",
+            next_step="name a mirror of Go (NOKMEM_GO_MIRROR)" + self._stand_in(request),
             detail=tuple(reasons),
+        )
+
+    def _stand_in(self, request: BuildRequest) -> str:
+        """What else would compile it, if the user wants that."""
+        own = dataclasses.replace(request, toolchain="debian", go="distribution")
+        try:
+            resolve(own, self._facts)
+        except UsageError:
+            return ", or a folder that has it"
+        return (
+            ", or take the distribution's Go, unproven for this release: "
+            "--toolchain debian --go distribution"
         )
 
     def _why_not_compiler(self, request: BuildRequest) -> str | None:

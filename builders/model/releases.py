@@ -40,8 +40,8 @@ MECHANISMS = ("tag", "backport", "not needed")
 class Release:
     """One Kubernetes release. `epoch` is the committer date of its tag, in seconds since 1970;
     `go` what upstream built it with; `mechanism` one of MECHANISMS; `kubelet_tags` those that
-    its build script sets of its own; `pairs` the runc that may be built beside it, by the pair's
-    name, the default one first."""
+    its build script sets of its own, `modules` what it makes of GO111MODULE; `pairs` the runc that
+    may be built beside it, by the pair's name, the default one first."""
 
     version: str
     commit: str
@@ -51,6 +51,7 @@ class Release:
     pairs: Mapping[str, str]
     mechanism: str
     kubelet_tags: tuple[str, ...]
+    modules: str
 
     def runc(self, asked: str = "") -> str:
         """The runc release that goes with it: by a pair's name, the default pair's, or as asked."""
@@ -276,13 +277,14 @@ def _pairs(data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _releases(data: Mapping[str, Any], pairs: Mapping[str, dict[str, str]]) -> dict[str, Release]:
-    for name in ("commit", "go", "vendored_runc", "nokmem", "kubelet_tags"):
+    for name in ("commit", "go", "vendored_runc", "nokmem", "kubelet_tags", "modules"):
         text(data["evidence"], name)
     known = list(data["releases"])
     if known != sorted(known, key=version_numbers):
         raise ValueError("the releases are not in order")
     mechanisms = _ranges(data["nokmem"], "mechanism", known)
     tags = _ranges(data["kubelet_tags"], "tags", known)
+    modules = _ranges(data["modules"], "value", known)
     found = {}
     for version, fact in data["releases"].items():
         if not matching(VERSION, version, "release").startswith(f"v{data['minor']}."):
@@ -298,6 +300,7 @@ def _releases(data: Mapping[str, Any], pairs: Mapping[str, dict[str, str]]) -> d
             pairs=pairs[data["minor"]],
             mechanism=mechanisms[version],
             kubelet_tags=tuple(tags[version]),
+            modules=modules[version],
         )
     return found
 

@@ -35,6 +35,8 @@ from builders.model.toolchains import Toolchain, numbers
 
 #: kubelet's vendored reflect2 (up to v1.0.1) reads the runtime's maps by a layout that ends here.
 GO_TOO_NEW = (1, 18)
+#: From here on "auto" means modules wherever a go.mod lies, in a GOPATH too.
+GO_AUTO_MODULES = (1, 13)
 TAG = re.compile(r"[a-z][a-z0-9_.]*")
 
 
@@ -200,6 +202,13 @@ def _go(request: BuildRequest, facts: Facts, version: str, toolchain: Toolchain)
 
 
 def _refuse_go(go: GoPlan, release: Release) -> None:
+    if release.modules == "auto" and numbers(go.version) >= GO_AUTO_MODULES:
+        raise UsageError(
+            f"kubelet {release.version} sets GO111MODULE=auto, with which Go {go.version} passes "
+            "over its vendor folder",
+            place="--go",
+            next_step=f"use {release.go}, or another release before 1.13",
+        )
     if numbers(go.version) >= GO_TOO_NEW:
         raise UsageError(
             f"Go {go.version} compiles kubelet {release.version}, but the reflect2 that it "

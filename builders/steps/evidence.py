@@ -22,10 +22,11 @@ CROSS = "build/build-image/cross/VERSION"
 GODEPS = "Godeps/Godeps.json"
 GO_MOD = "go.mod"
 GOLANG_SH = "hack/lib/golang.sh"
+INIT_SH = "hack/lib/init.sh"
 CGROUPS = "libcontainer/cgroups/fs/"
 VENDORED_CGROUPS = f"vendor/{RUNC}/{CGROUPS}"
 #: What to read of a release; a folder stands for the files right in it.
-KUBERNETES_FILES = (CROSS, GODEPS, GO_MOD, GOLANG_SH, VENDORED_CGROUPS)
+KUBERNETES_FILES = (CROSS, GODEPS, GO_MOD, GOLANG_SH, INIT_SH, VENDORED_CGROUPS)
 RUNC_FILES = ("VERSION", "Makefile", GO_MOD, CGROUPS)
 #: git's pattern of the files in docker-library/golang that name archives and hashes.
 DOCKERFILES = ":(glob)**/Dockerfile"
@@ -70,6 +71,7 @@ class KubernetesEvidence:
     vendored_by: str
     accounting: Accounting
     build_tags: BuildTags
+    modules: str
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def kubernetes(
                     accounting, _sources(files, VENDORED_CGROUPS), VENDORED_CGROUPS, tag
                 ),
                 build_tags=_fact(build_tags, files.get(GOLANG_SH), GOLANG_SH, tag),
+                modules=_fact(modules, files.get(INIT_SH), INIT_SH, tag),
             )
         )
     return found
@@ -261,6 +264,14 @@ def build_tags(golang_sh: str) -> BuildTags:
     return BuildTags(tags, "GOFLAGS" in lines[0] and "sed" in lines[0], lines[0])
 
 
+def modules(init_sh: str) -> str:
+    """What the build script exports as GO111MODULE, or ""."""
+    found = re.findall(r"^\s*export GO111MODULE=(\w+)\s*$", init_sh, re.M)
+    if len(set(found)) > 1 or ("GO111MODULE=" in init_sh and not found):
+        raise ValueError(f"GO111MODULE is exported in a way that is not known: {found}")
+    return found[0] if found else ""
+
+
 def go_directive(go_mod: str) -> str:
     """The language version that a go.mod asks for."""
     return _search(r"^go (\S+)$", go_mod, "there is no go line")
@@ -300,6 +311,7 @@ def kubernetes_text(old: str, releases: Sequence[KubernetesEvidence]) -> str:
         f"vendored_runc = {_toml(_since(releases, lambda r: f'{r.vendored_by} at TAG'))}",
         f"nokmem = {_toml(_since(releases, lambda r: _accounting_evidence(r.accounting)))}",
         f"kubelet_tags = {_toml(_since(releases, lambda r: _tags_evidence(r.build_tags)))}",
+        f"modules = '{INIT_SH} at TAG: what it exports as GO111MODULE'",
         "",
         "# in order of patch release; a release keeps the last value above it",
     ]
@@ -313,6 +325,8 @@ def kubernetes_text(old: str, releases: Sequence[KubernetesEvidence]) -> str:
     ):
         lines += ["[[kubelet_tags]]", f'from = "{tag}"', f"tags = {_toml(tags)}"]
         lines += [f"extracts = {_toml(extracts)}", ""]
+    for tag, value in _changes(releases, lambda r: r.modules):
+        lines += ["[[modules]]", f'from = "{tag}"', f'value = "{value}"', ""]
     lines.append("[releases]")
     for r in releases:
         row = {"commit": r.tagged.commit, "epoch": r.tagged.epoch, "go": r.go}

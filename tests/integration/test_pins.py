@@ -58,6 +58,7 @@ class Upstream:
             "build/build-image/cross/VERSION": f"v{go}-legacy-1\n",
             "go.mod": f"require github.com/opencontainers/runc {runc}\n",
             "hack/lib/golang.sh": GOLANG_SH,
+            "hack/lib/init.sh": "export GO111MODULE=off\n",
             **{f"{VENDORED}/{name}": text for name, text in ACCOUNTING.items()},
         }
         self.commit("kubernetes", files, tag)

@@ -193,6 +193,7 @@ def tree(**changed: str | None) -> dict[str, str]:
         evidence.CROSS: "v1.15.0-1\n",
         evidence.GO_MOD: "require github.com/opencontainers/runc v1.0.0-rc92\n",
         evidence.GOLANG_SH: f"{SED}\n",
+        evidence.INIT_SH: "#!/usr/bin/env bash\n# off\n",
         f"{evidence.VENDORED_CGROUPS}memory.go": PLAIN,
         f"{evidence.VENDORED_CGROUPS}kmem.go": GATED,
         f"{evidence.VENDORED_CGROUPS}kmem_test.go": OPEN,
@@ -209,7 +210,7 @@ def read_again(trees: Mapping[str, dict[str, str]]) -> list[evidence.KubernetesE
 
 
 def test_what_changes_within_a_minor_is_written_from_where_it_changes() -> None:
-    later = tree(GOLANG_SH='gotags="selinux"\n')
+    later = tree(GOLANG_SH='gotags="selinux"\n', INIT_SH="  export GO111MODULE=auto\n")
     later[f"{evidence.VENDORED_CGROUPS}kmem.go"] = PLAIN
     trees = {"v1.20.10": later, "v1.20.9": tree(), "v1.20.0-rc.1": {}, "v1.19.0": {}}
     old = '# a comment\nminor = "1.20"\n\n[evidence]\nall = "gone"\n'
@@ -223,6 +224,7 @@ def test_what_changes_within_a_minor_is_written_from_where_it_changes() -> None:
         vendored_runc = "go.mod at TAG"
         nokmem = "vendor/github.com/opencontainers/runc/libcontainer/cgroups/fs/kmem.go at TAG begins '// +build linux,!nokmem'; from v1.20.10: vendor/github.com/opencontainers/runc/libcontainer/cgroups/fs/memory.go at TAG begins '// +build linux'; neither it nor a file beside it names memory.kmem.limit_in_bytes"
         kubelet_tags = \'\'\'hack/lib/golang.sh at TAG: SED; from v1.20.10: hack/lib/golang.sh at TAG: gotags="selinux"\'\'\'
+        modules = 'hack/lib/init.sh at TAG: what it exports as GO111MODULE'
 
         # in order of patch release; a release keeps the last value above it
         [[nokmem]]
@@ -243,6 +245,14 @@ def test_what_changes_within_a_minor_is_written_from_where_it_changes() -> None:
         tags = ["selinux"]
         extracts = false
 
+        [[modules]]
+        from = "v1.20.9"
+        value = ""
+
+        [[modules]]
+        from = "v1.20.10"
+        value = "auto"
+
         [releases]
         "v1.20.9" = { commit = "v1.20.9", epoch = 1600000000, go = "1.15.0", vendored_runc = "v1.0.0-rc92" }
         "v1.20.10" = { commit = "v1.20.10", epoch = 1600000000, go = "1.15.0", vendored_runc = "v1.0.0-rc92" }
@@ -257,8 +267,8 @@ def test_a_minor_without_a_release_only_loses_its_releases() -> None:
     assert old.startswith(written) and written.endswith("[releases]\n")
 
 
-@pytest.mark.parametrize("name", ["CROSS", "GO_MOD", "GOLANG_SH"])
-@pytest.mark.parametrize("text", [None, "GOFLAGS of another kind"])
+@pytest.mark.parametrize("name", ["CROSS", "GO_MOD", "GOLANG_SH", "INIT_SH"])
+@pytest.mark.parametrize("text", [None, "GOFLAGS and GO111MODULE= of another kind"])
 def test_a_fact_that_cannot_be_read_is_named_with_file_and_tag(name: str, text: str | None) -> None:
     with pytest.raises(UnavailableError, match="a fact cannot be read") as caught:
         read_again({"v1.20.3": tree(**{name: text})})

@@ -158,7 +158,7 @@ def test_what_auto_may_become() -> None:
     assert may.kubernetes_source == ("debian", "git")
     older = choices(BuildRequest("v1.15.3"), FACTS)
     assert older.compiler == (("el7", "1.12.9"), ("debian", "1.12.9"))
-    newer = choices(BuildRequest("v1.15.3", go="distribution"), FACTS)
+    newer = choices(BuildRequest("v1.18.0", go="distribution"), FACTS)
     assert newer.compiler == (("debian", "distribution"),)
     own = (OwnArchive("kubernetes", "v1.15.3", "k.tar.gz", "0" * 64),)
     assert choices(BuildRequest("v1.15.3", own=own), FACTS).kubernetes_source == ("archive", "git")
@@ -185,6 +185,14 @@ def test_a_go_that_compiles_but_crashes_is_refused_with_the_reason() -> None:
     own = (OwnArchive("go", "1.18.10", "go1.18.10.tar.gz", "0" * 64),)
     with pytest.raises(UsageError, match="reflect2 that it vendors crashes"):
         pipeline.plan(BuildRequest(VERSION, go="1.18.10", own=own))
+
+
+def test_a_go_that_would_pass_over_the_vendor_folder_is_refused() -> None:
+    for version in ("v1.15.3", "v1.16.4"):
+        with pytest.raises(UsageError, match="GO111MODULE=auto"):
+            pipeline.plan(BuildRequest(version, go="distribution"))
+    for version in ("v1.14.10", "v1.16.5"):
+        pipeline.plan(BuildRequest(version, go="distribution"))
 
 
 def test_two_tags_need_a_go_that_knows_commas() -> None:
