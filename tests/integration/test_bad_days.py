@@ -42,7 +42,12 @@ class Run:
         self, *words: str, environment: dict[str, str] | None = None, nohup: bool = False
     ) -> None:
         self.lines: list[str] = []
-        hangup = signal.SIG_IGN if nohup else signal.SIG_DFL  # whatever these tests run under
+
+        def as_in_a_terminal() -> None:  # whatever these tests run under
+            for number in SIGNALS:
+                ignored = nohup and number == signal.SIGHUP
+                signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+
         self._process = subprocess.Popen(
             [sys.executable, "-m", "invoke", "--search-root", str(ROOT), *words],
             env={**os.environ, "CI": "true", **(environment or {})},
@@ -51,7 +56,7 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
+            preexec_fn=as_in_a_terminal,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -176,10 +176,9 @@ def world(tmp_path: Path) -> World:
             tag = f"v{release.removeprefix('v')}"
             git(folder, "tag", "-a", tag, "-m", release)
             commits[name][release] = git(folder, "rev-parse", "HEAD")
-    facts.__dict__["releases"] = facts.releases | {
-        version: dataclasses.replace(facts.release(version), commit=commit)
-        for version, commit in commits["kubelet"].items()
-    }
+    for version, commit in commits["kubelet"].items():
+        changed = dataclasses.replace(facts.release(version), commit=commit)
+        facts._minors[version[1:].rpartition(".")[0]][version] = changed
     facts.__dict__["runcs"] = facts.runcs | {
         version: dataclasses.replace(facts.runc(version), commit=commit)
         for version, commit in commits["runc"].items()
