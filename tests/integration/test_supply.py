@@ -850,7 +850,7 @@ def test_what_a_build_leaves_names_no_address(
         rows.append(settings.own_archive(name, "", place, sha256(content)))
         where[rows[-1].sha256] = place
     request = BuildRequest(
-        ONE, toolchain="debian", go="distribution", own=tuple(rows),
+        VERSION, toolchain="debian", go="distribution", own=tuple(rows),
         kubernetes_source="archive", runc_source="archive",
     )  # fmt: skip
     options = Options(Places({}, archives=where))
