@@ -9,7 +9,7 @@ import pytest
 from builders.errors import UsageError
 from builders.model.settings import VARIABLES, Settings, own_archive, parse
 
-PLACE = Path("/home/user/work/nokmem.toml")
+PLACE = Path("/home/user/site/nokmem.toml")
 GOOD = f"""
 [mirrors]
 kubernetes = "https://git.example/kubernetes.git"
@@ -32,14 +32,14 @@ def test_what_it_says_is_there_under_its_variables_and_options() -> None:
     found = parse(GOOD, PLACE)
     assert found.mirrors == {
         "NOKMEM_KUBERNETES_REPOSITORY": "https://git.example/kubernetes.git",
-        "NOKMEM_GO_MIRROR": "/home/user/work/archives https://mirror.example/go/",
+        "NOKMEM_GO_MIRROR": "/home/user/site/archives https://mirror.example/go/",
     }
     assert found.archives == (
         own_archive("go", "1.12.9", "go1.12.9.tar.gz", "a" * 64),
         own_archive("runc", "1.0.0-rc9", "runc.tar.gz", "b" * 64),
     )
-    assert found.places["a" * 64] == "/home/user/work/go1.12.9.tar.gz"
-    assert found.build == {"builder": "rootfs", "dist": "/home/user/work/out"}
+    assert found.places["a" * 64] == "/home/user/site/go1.12.9.tar.gz"
+    assert found.build == {"builder": "rootfs", "dist": "/home/user/site/out"}
 
 
 def test_the_environment_wins_unless_it_is_empty() -> None:
