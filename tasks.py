@@ -67,7 +67,7 @@ command = functools.partial(task, auto_shortflags=False)
 )
 def plan(
     _: Context,
-    k8s: str,
+    k8s: str = "",
     variant: str = "nokmem",
     target: str = "el7",
     runc: str = "",
@@ -82,13 +82,16 @@ def plan(
     patches: str = "",
     format: str = "text",  # noqa: A002 -- the option's name
 ) -> None:
-    """Print what a build would do: every source, hash, flag and deviation. Contacts nobody.
+    """Print what a build would do. Contacts nobody.
 
-    Where something is left to "auto", the first choice is shown, and what else a build may take.
+    Every source, hash, flag and deviation. Where something is left to
+    "auto", the first choice is shown, and what else a build may take.
 
     Exit codes: 2 usage, 3 unknown release, 5 no source known.
     """
     with _terminal() as terminal:
+        from datetime import datetime, timezone
+
         from builders.errors import UsageError
         from builders.model.releases import Facts
         from builders.model.resolve import choices, compiler_name, resolve
@@ -109,50 +112,62 @@ def plan(
             terminal.text(decided.to_json().rstrip("\n"))
             return
         first, *others = (compiler_name(*one) for one in choices(request, facts).compiler)
-        pairs = {
-            "kubernetes": f"{decided.kubernetes} ({decided.kubernetes_commit})",
-            "variant": f"{decided.variant}, by: {decided.mechanism}",
-            "target": f"{decided.target.name}: glibc {decided.target.glibc}",
-            "toolchain": f"{first}; key {decided.toolchain.key[:16]}",
-        }
-        if others:
-            pairs["or, in its place"] = "; ".join(others)
-        pairs["epoch"] = str(decided.epoch)
-        for component in decided.components:
-            pairs[component.name] = (
-                f"{component.version}, {component.linking}, tags {' '.join(component.tags)}; "
-                f"Go {component.go}; from {component.source.provider} {component.source.revision}"
+        time = datetime.fromtimestamp(decided.epoch, timezone.utc)
+        key = decided.toolchain.key[:16]
+        components: dict[str, tuple[str, ...]] = {}
+        for one in decided.components:
+            components[one.name] = (
+                f"{one.version} from {one.source.provider} {one.source.revision}",
+                f"Go {one.go}, {one.linking}, tags {' '.join(one.tags)}",
+                *(f"patch {p['name'][:4]}: {p['subject']}" for p in one.source.patches),
             )
-            for patch in component.source.patches:
-                pairs[f"patch {patch['name'][:4]}"] = f"{component.name}: {patch['subject']}"
-        for number, deviation in enumerate(decided.deviations):
-            pairs[f"deviates {number + 1}"] = deviation
-        terminal.facts(pairs)
+        terminal.facts(
+            {
+                "kubernetes": (f"{decided.kubernetes}, commit {decided.kubernetes_commit}",),
+                "variant": (f"{decided.variant}, by {decided.mechanism}",),
+                "target": (f"{decided.target.name}, glibc {decided.target.glibc}",),
+                "toolchain": (f"{first}, key {key}", *(f"or {other}" for other in others)),
+                "clock": (f"{time:%Y-%m-%d %H:%M:%S} UTC, epoch {decided.epoch}",),
+            },
+            components,
+            {"deviates": decided.deviations} if decided.deviations else {},
+        )
 
 
 @command(
     help={
         "format": "text, markdown or json",
+        "k8s": "only this release, or this minor, such as v1.20",
         "proofs": "only what was really built, with source, Go, date and hash",
     }
 )
 def matrix(
     _: Context,
+    k8s: str = "",
     format: str = "text",  # noqa: A002 -- the option's name
     proofs: bool = False,
 ) -> None:
-    """Print every known release: its Go, its runc, how nokmem gets in, and what was proven.
+    """Print every known release and what was proven of it.
 
-    Exit codes: 2 usage.
+    Its Go, its runc, how nokmem gets in, and when it was really built.
+
+    Exit codes: 2 usage, 3 unknown release.
     """
     with _terminal() as terminal:
         import dataclasses
         import json
 
         from builders import survey
-        from builders.errors import UsageError
+        from builders.errors import UnknownReleaseError, UsageError
 
         rows = [dataclasses.asdict(row) for row in survey.matrix()]
+        spare: tuple[str, ...] = (
+            "vendored runc",
+            "source here",
+            "Go",
+            "runc proven",
+            "runc beside",
+        )
         names = {
             "kubernetes": "Kubernetes", "go": "Go", "vendored_runc": "vendored runc",
             "nokmem": "nokmem by", "runc": "runc beside", "sources": "source here",
@@ -160,8 +175,18 @@ def matrix(
         }  # fmt: skip
         if proofs:
             words = ("component", "release", "source", "Go", "proven", "sha256", "remark")
+            spare = ("sha256", "source", "Go")
             names = dict(zip(words, words, strict=True))
             rows = [dict(zip(names, row, strict=True)) for row in survey.proofs()]
+        if k8s:
+            name = "release" if proofs else "kubernetes"
+            rows = [row for row in rows if f"{row[name]}.".startswith(f"{k8s}.")]
+        if not rows:
+            raise UnknownReleaseError(
+                f"there is no row about Kubernetes {k8s}",
+                place="--k8s",
+                next_step="write v1.20 or v1.20.2; `matrix` alone has every row",
+            )
         cells = [[row[name] or "-" for name in names] for row in rows]
         if format == "json":
             terminal.text(json.dumps(rows, indent=2))
@@ -169,7 +194,7 @@ def matrix(
             for line in (list(names.values()), ["---"] * len(names), *cells):
                 terminal.text(f"| {' | '.join(line)} |")
         elif format == "text":
-            terminal.table(tuple(names.values()), cells)
+            terminal.table(tuple(names.values()), cells, spare)
         else:
             raise UsageError(
                 f"{format!r} is not a format",
@@ -193,7 +218,7 @@ def matrix(
 )
 def build(
     _: Context,
-    k8s: str,
+    k8s: str = "",
     variant: str = "nokmem",
     target: str = "el7",
     runc: str = "",
@@ -215,7 +240,9 @@ def build(
     rebuild: bool = False,
     profile: bool = False,
 ) -> None:
-    """Compile kubelet and runc without kernel-memory accounting, prove it, fill dist/<release>/.
+    """Compile kubelet and runc, prove them, fill dist/.
+
+    Both without kernel-memory accounting; they stand in dist/<release>/ then.
 
     Exit codes: 2 usage, 3 unknown release, 4 machine, 5 unavailable, 6 integrity,
     7 toolchain, 8 compile, 9 proof, 10 busy.
@@ -223,6 +250,7 @@ def build(
     with _terminal() as terminal:
         from builders import pipeline
         from builders.tools.builder import Limits
+        from builders.tools.terminal import elapsed
 
         settings = _settings()
         what = _What(
@@ -238,11 +266,11 @@ def build(
         built = pipeline.build(what.request(k8s), options, folder, _cache(), terminal)
         if profile:
             before = dict(built.profile_before)
-            columns = ("phase", "seconds", "the time before")
+            columns = ("phase", "took", "the time before")
             terminal.table(
                 columns,
                 (
-                    (title, f"{took:.1f}", f"{before[title]:.1f}" if title in before else "-")
+                    (title, elapsed(took), elapsed(before[title]) if title in before else "-")
                     for title, took in built.profile or built.profile_before
                 ),
             )
@@ -259,7 +287,7 @@ def build(
 )
 def fetch(
     _: Context,
-    k8s: str,
+    k8s: str = "",
     variant: str = "nokmem",
     target: str = "el7",
     runc: str = "",
@@ -275,9 +303,12 @@ def fetch(
     builder: str = "",
     offline: bool = False,
 ) -> None:
-    """Fill the cache with all that builds of these releases need: `build --offline` works then.
+    """Fill the cache with all that builds need.
 
-    Exit codes: 2 usage, 3 unknown release, 4 machine, 5 unavailable, 6 integrity, 7 toolchain.
+    `build --offline` works then.
+
+    Exit codes: 2 usage, 3 unknown release, 4 machine, 5 unavailable,
+    6 integrity, 7 toolchain.
     """
     with _terminal() as terminal:
         from builders import pipeline
@@ -316,9 +347,12 @@ def patches(
     offline: bool = False,
     format: str = "text",  # noqa: A002 -- the option's name
 ) -> None:
-    """List the patches and what they serve; with --check, apply them to each release's real tree.
+    """List the patches and the releases they serve.
 
-    Exit codes: 1 one does not apply, 2 usage, 3 unknown release, 11 a malformed series.
+    With --check, apply them to each release's real tree.
+
+    Exit codes: 1 one does not apply, 2 usage, 3 unknown release,
+    11 a malformed series.
     """
     with _terminal() as terminal:
         from builders import pipeline, survey
@@ -355,14 +389,21 @@ def patches(
 
 
 @command(help={"dist": "a folder that a build has made, such as dist/v1.20.2"})
-def verify(_: Context, dist: str) -> None:
-    """Prove a dist folder again: files, hashes, architecture, libraries, version, nokmem.
+def verify(_: Context, dist: str = "") -> None:
+    """Prove a dist folder again.
+
+    Files, hashes, architecture, libraries, version, nokmem.
 
     Exit codes: 2 usage, 3 unknown release, 9 proof.
     """
     with _terminal() as terminal:
         from builders import pipeline
+        from builders.errors import UsageError
 
+        if not dist:
+            raise UsageError(
+                "no folder is named", place="--dist", next_step="write --dist dist/v1.20.2"
+            )
         _manifest, report = pipeline.verify(Path(dist))
         terminal.table(
             ("", "binary", "check", "found"),
@@ -377,7 +418,9 @@ def verify(_: Context, dist: str) -> None:
 
 @command(help={"dist": "folder that would receive <release>/"})
 def doctor(_: Context, dist: str = DIST) -> None:
-    """Say what this machine can do, and why not: builders, sources, disk, memory.
+    """Say what this machine can do, and why not.
+
+    Builders, sources, disk, memory.
 
     Exit codes: 4 this machine cannot build.
     """
@@ -387,36 +430,41 @@ def doctor(_: Context, dist: str = DIST) -> None:
         from builders.steps import examine
 
         findings = survey.doctor(_cache(), Path(dist), _settings().environment(os.environ))
+        lacking = examine.lacking(findings)
         terminal.table(
             ("", "what", "found"),
-            (("ok" if row.ok else "no", row.name, row.found) for row in findings),
+            (
+                ("ok" if row.ok else "no" if row in lacking else "-", row.name, row.found)
+                for row in findings
+            ),
         )
         missing = [row for row in findings if not row.ok]
         if missing:
             terminal.text("")
             terminal.table(("what", "next step"), ((row.name, row.next_step) for row in missing))
         terminal.text("")
-        if not examine.can_build(findings):
+        if lacking:
             raise MachineError(
                 "this machine cannot build yet",
-                place=", ".join(row.name for row in missing),
+                place=", ".join(row.name for row in lacking),
                 next_step="mend what is listed above, then run doctor again",
             )
+        silent = any(row.optional for row in missing)
         terminal.text(
-            "this machine can build" + (" what the other sources hold" if missing else "")
+            "this machine can build" + (", from the sources that are ok" if silent else "")
         )
 
 
 @command(default=True, help={"files": "name every file instead of their sum"})
 def show(_: Context, files: bool = False) -> None:
-    """Say what the cache keeps, how large it is, and whether it is still needed."""
+    """Say what the cache keeps, and what is still needed."""
     with _terminal() as terminal:
         from builders import survey
 
         cache = _cache()
         rows = _rows(survey.cache_rows(cache), files)
         terminal.text(f"{cache.root}")
-        terminal.table(("kind", "name", "size", "needed"), rows)
+        terminal.table(ROWS, rows)
 
 
 @command(
@@ -426,7 +474,9 @@ def show(_: Context, files: bool = False) -> None:
     }
 )
 def prune(_: Context, everything: bool = False, dry_run: bool = False) -> None:
-    """Remove from cache and engine what no known release needs any more.
+    """Remove what no known release needs any more.
+
+    From the cache, and from the engine.
 
     Exit codes: 10 a build is running.
     """
@@ -435,7 +485,7 @@ def prune(_: Context, everything: bool = False, dry_run: bool = False) -> None:
         from builders.tools.terminal import size
 
         gone = survey.prune(_cache(), everything=everything, dry_run=dry_run)
-        terminal.table(("kind", "name", "size", "needed"), _rows(gone, False))
+        terminal.table(ROWS, _rows(gone, False))
         total = size(sum(row.size for row in gone))
         terminal.text(f"{'would remove' if dry_run else 'removed'} {len(gone)} things, {total}")
 
@@ -451,10 +501,13 @@ def prune(_: Context, everything: bool = False, dry_run: bool = False) -> None:
 def pins(
     _: Context, write: bool = False, kubernetes: str = "", runc: str = "", golang: str = ""
 ) -> None:
-    """Resolve toolchain and distribution sources anew and print the difference to the lock; or,
-    given repositories, read the evidence again and print the difference to the data.
+    """Read the pinned facts anew, print what differs.
 
-    Exit codes: 1 they differ, 2 no repository, 4 no apt, 5 unavailable, 6 integrity.
+    Without a repository: toolchain and distribution sources, against the lock.
+    Given repositories: the evidence in them, against the data.
+
+    Exit codes: 1 they differ, 2 no repository, 4 no apt, 5 unavailable,
+    6 integrity.
     """
     with _terminal() as terminal:
         import difflib
@@ -496,7 +549,9 @@ def pins(
     }
 )
 def test(_: Context, everything: bool = False, level: str = "", select: str = "") -> None:
-    """Run the tests: unit and integration, or with --everything the real builds too.
+    """Run unit and integration tests.
+
+    With --everything the real builds too.
 
     Exit codes: pytest's own, 2 usage.
     """
@@ -514,7 +569,9 @@ def test(_: Context, everything: bool = False, level: str = "", select: str = ""
 
 @command()
 def lint(_: Context) -> None:
-    """Check style, types, import contracts, shell scripts, Dockerfiles and the lowest Python.
+    """Check style, types, imports, scripts, Dockerfiles.
+
+    And that the lowest supported Python suffices.
 
     Exit codes: 1 a check failed, 4 shellcheck is not installed.
     """
@@ -549,17 +606,22 @@ def _tool(name: str) -> str:
     return str(path)
 
 
+ROWS = ("kind", "    size", "needed", "name")
+
+
 def _rows(rows: Iterable[Row], files: bool) -> list[tuple[str, str, str, str]]:
     """Rows as text; files summed up unless asked for one by one."""
     from builders.tools.terminal import size
 
-    shown = [row for row in rows if files or row.kind != "file"]
-    found = [(row.kind, row.name, size(row.size), "yes" if row.needed else "no") for row in shown]
+    def row(kind: str, count: int, needed: bool, name: str) -> tuple[str, str, str, str]:
+        short = name if files or len(name) != 64 else name[:16]  # a key, as the plan shows it
+        return kind, f"{size(count):>8}", "yes" if needed else "no", short
+
+    found = [row(r.kind, r.size, r.needed, r.name) for r in rows if files or r.kind != "file"]
     for needed in (True, False):
-        group = [row for row in rows if row.kind == "file" and row.needed is needed]
+        group = [r for r in rows if r.kind == "file" and r.needed is needed]
         if group and not files:
-            total = size(sum(row.size for row in group))
-            found.append(("file", f"{len(group)} files", total, "yes" if needed else "no"))
+            found.append(row("file", sum(r.size for r in group), needed, f"{len(group)} files"))
     return found
 
 

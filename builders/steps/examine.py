@@ -71,13 +71,12 @@ def examine(
     )
 
 
-def can_build(findings: Iterable[Finding]) -> bool:
-    """Whether nothing needed is missing: every group has one, everything else holds."""
+def lacking(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """What stands in the way of every build: what is not there, is not optional, and has no
+    alternative that is there."""
     rows = list(findings)
-    groups = {row.group for row in rows if row.group}
-    return all(row.ok or row.optional for row in rows if not row.group) and all(
-        any(row.ok for row in rows if row.group == group) for group in groups
-    )
+    met = {row.group for row in rows if row.ok and row.group}
+    return tuple(row for row in rows if not row.ok and not row.optional and row.group not in met)
 
 
 def _python() -> Finding:

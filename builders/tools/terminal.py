@@ -8,17 +8,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.markup import escape
-from rich.padding import Padding
-from rich.spinner import Spinner
-from rich.table import Table
 from rich.text import Text
 
 HEARTBEAT = 15.0
-#: Columns of a table that no person's window bounds: rows stay whole for grep.
-PIPED_WIDTH = 400
+#: Columns that the last cell of a row must have; with less it stands below the row.
+ROOM = 30
+FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+VERDICTS = {"ok": "green", "no": "bold red", "-": "yellow", "pass": "green", "FAIL": "bold red"}
 
 
 class Phase:
@@ -65,12 +64,10 @@ class Phase:
             words.append(self.note)
         return ", ".join(words)
 
-    def __rich__(self) -> RenderableType:
+    def row(self) -> Text:
+        """What is seen of it while it lasts."""
         row = Text.assemble((f"{self.title}  ", "bold"), (self.summary(), "cyan"))
-        if self.last:
-            row.append(f"  {self.last}", "dim")
-        row.no_wrap, row.overflow = True, "ellipsis"
-        return row
+        return row.append(f"  {self.last}" if self.last else "", "dim")
 
 
 class _Frame:
@@ -78,15 +75,14 @@ class _Frame:
 
     def __init__(self, phases: list[Phase]) -> None:
         self._phases = phases
-        self._spinner = Spinner("dots", style="cyan")
 
-    def __rich__(self) -> RenderableType:
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(width=1)
-        grid.add_column(no_wrap=True, overflow="ellipsis")
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        frame = FRAMES[int(time.monotonic() * 10) % len(FRAMES)]
         for phase in tuple(self._phases):
-            grid.add_row(self._spinner, phase)
-        return grid
+            row = Text.assemble((f"{frame} ", "cyan"), phase.row())
+            # Room for the ^C that a terminal echoes; one line more would not be wiped.
+            row.truncate(options.max_width - 3, overflow="ellipsis")
+            yield row
 
 
 class Terminal:
@@ -94,10 +90,8 @@ class Terminal:
 
     def __init__(self, *, ci: bool) -> None:
         self.out = Console(highlight=False, soft_wrap=True)
-        if not self.out.is_terminal:
-            self.out.width = PIPED_WIDTH
         self.err = Console(stderr=True, highlight=False)
-        self.live = self.err.is_terminal and not ci
+        self.live = self.err.file.isatty() and not self.err.is_dumb_terminal and not ci
         #: What each phase that is over took, in seconds, in the order in which they ended.
         self.times: list[tuple[str, float]] = []
         self._phases: list[Phase] = []
@@ -111,7 +105,7 @@ class Terminal:
     def say(self, text: str) -> None:
         """A remark on the way."""
         if self.live:
-            self.err.print(Padding(Text(text, "dim"), (0, 0, 0, 2)))
+            self._note(Text("  "), text, "dim")
         else:
             self.plain(text)
 
@@ -146,9 +140,7 @@ class Terminal:
                 self._display.stop()
                 self._display = None
         if self.live:
-            self.err.print(
-                Text.assemble((mark, style), f" {phase.title}  ", (phase.summary(), "dim"))
-            )
+            self._note(Text.assemble((mark, style), f" {phase.title}  "), phase.summary(), "dim")
         else:
             word = "done" if mark == "✓" else "failed"
             self.plain(f"{phase.title}: {word}, {phase.summary()}")
@@ -156,67 +148,88 @@ class Terminal:
     def error(
         self, kind: str, fact: str, place: str, next_step: str, detail: Sequence[str]
     ) -> None:
-        """One failure: the lines that led to it, the fact, the place, the next step."""
+        """One failure: the lines that led to it, the fact, the place, the next step. The place, a
+        path or a command, is not broken: whoever copies it gets it whole."""
         for line in detail:
-            self.err.print(Text(f"  │ {line}", "dim"), soft_wrap=True)
-        parts = [((f"{kind}: ", "bold red"), (self._filled(f"{kind}: ", fact), "bold"))]
-        for label, text in (("where", place), ("next", self._filled("        ", next_step))):
-            if text:
-                parts.append(((f"  {label:<6}", "cyan"), (text, "")))
-        for words in parts:
-            self.err.print(Text.assemble(*words), soft_wrap=True)
+            self._note(Text("  │ ", "dim"), line, "dim", "  │ ")
+        self._note(Text(f"{kind}: ", "bold red"), fact, "bold")
+        if place:
+            self.err.print(Text.assemble(("  where ", "cyan"), place), soft_wrap=True)
+        if next_step:
+            self._note(Text("  next  ", "cyan"), next_step, "", " " * 8)
 
-    def _filled(self, before: str, text: str) -> str:
-        """A sentence that follows `before`, broken between words where a person's window ends."""
-        if not self.err.is_terminal:
-            return text
-        lines = textwrap.fill(
-            before + text,
-            self.err.width,
-            subsequent_indent="        ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        return lines[len(before) :]
+    def _note(self, head: Text, text: str, style: str, indent: str = "  ") -> None:
+        """Words for stderr after a head, whole in a pipe, broken between words in a window."""
+        if self.err.file.isatty():
+            first = " " * head.cell_len
+            lines = textwrap.wrap(
+                text,
+                max(self.err.width, ROOM),
+                initial_indent=first,
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            text = "\n".join(lines).removeprefix(first)
+        self.err.print(head.copy().append(text, style), soft_wrap=True)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Aligned columns, the last one taking what room is left."""
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-        for column in columns[:-1]:
-            table.add_column(column, no_wrap=True)
-        table.add_column(columns[-1], overflow="fold")
-        for row in rows:
-            table.add_row(*(mark(cell) for cell in row))
-        self._print(table)
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence[str] = ()
+    ) -> None:
+        """Aligned columns. In a window too narrow for them the `spare` ones go, in that order, and
+        then a last cell that is too long stands below its row. A column without a name holds
+        verdicts."""
+        found = [dict(zip(columns, row, strict=True)) for row in (columns, *rows)]
+        widths = {name: max(len(row[name]) for row in found) for name in columns}
+        kept, gone = list(columns), []
+        for name in spare:
+            if self._room(kept, widths) < 0:
+                kept.remove(name)
+                gone.append(name)
+        tight = self._room(kept, widths) < 0
+        for number, row in enumerate(found):
+            line = Text("", "bold" if number == 0 else "")
+            for name in kept[:-1]:
+                style = "" if name else VERDICTS.get(row[name], "")
+                line.append(f"{row[name]:<{widths[name]}}  ", style)
+            indent, last = line.cell_len, row[kept[-1]]
+            if tight and indent + len(last) > self.out.width:
+                indent = 4
+                line.rstrip()
+                line.append("\n" + " " * indent)
+            self._fold(line, last, indent)
+        if gone:
+            self.say(f"without {', '.join(gone)}: a wider window shows that too")
 
-    def facts(self, pairs: Mapping[str, str]) -> None:
-        """Names and values, one a line."""
-        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, show_edge=False)
-        table.add_column(style="cyan", no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, value in pairs.items():
-            table.add_row(name, Text(value))
-        self._print(table)
+    def _room(self, names: Sequence[str], widths: Mapping[str, int]) -> int:
+        """Columns that a window has beyond what a table needs at least."""
+        *first, last = names
+        needs = sum(widths[name] + 2 for name in first) + min(widths[last], ROOM)
+        return self.out.width - needs if self.out.file.isatty() else 0
 
-    def _print(self, table: Table) -> None:
-        """A table; without the blanks at line ends where nobody sees columns."""
-        if self.out.is_terminal:
-            self.out.print(table, soft_wrap=False)
-            return
-        with self.out.capture() as capture:
-            self.out.print(table, soft_wrap=False)
-        for line in capture.get().splitlines():
-            self.text(line.rstrip())
+    def _fold(self, line: Text, text: str, indent: int) -> None:
+        """A line for stdout that ends with a text, which goes on below where it began."""
+        if self.out.file.isatty():
+            pieces = textwrap.wrap(text, max(self.out.width - indent, 1), break_on_hyphens=False)
+            text = ("\n" + " " * indent).join(pieces)
+        line.append(text)
+        line.rstrip()
+        self.out.print(line)
+
+    def facts(self, *groups: Mapping[str, Sequence[str]]) -> None:
+        """Names and their values, group by group. A pipe has the name on each line."""
+        width = max(len(name) for group in groups for name in group) + 2
+        for group in groups:
+            if group and group is not groups[0]:
+                self.text("")
+            for name, values in group.items():
+                for number, value in enumerate(values):
+                    shown = name if number == 0 or not self.out.file.isatty() else ""
+                    self._fold(Text("").append(f"{shown:<{width}}", "cyan"), value, width)
 
     def text(self, text: str) -> None:
         """A result as it is, without markup or wrapping."""
         self.out.out(text, highlight=False)
-
-
-def mark(cell: str) -> Text:
-    """A cell; the words that carry a verdict get its colour."""
-    colours = {"ok": "green", "no": "red", "pass": "green", "FAIL": "bold red", "warn": "yellow"}
-    return Text(cell, colours.get(cell, ""))
 
 
 def elapsed(seconds: float) -> str:

@@ -38,6 +38,19 @@ def test_every_task_and_option_is_in_the_reference() -> None:
             assert argument.help, (name, option)
 
 
+def test_tasks_are_described_in_one_line_of_the_list_and_no_help_is_wider_than_a_window() -> None:
+    for name, task in _tasks().items():
+        first, *more = (task.__doc__ or "").strip().splitlines()
+        assert len(first) <= 53 and first.endswith("."), name
+        assert all(len(line.strip()) <= 78 for line in more), name
+
+
+def test_help_is_shown_where_a_release_is_needed() -> None:
+    """A positional argument would take the word --help for its value."""
+    for name, task in _tasks().items():
+        assert not any(argument.positional for argument in task.get_arguments()), name
+
+
 def _tasks() -> dict[str, Task[Any]]:
     names = tasks.namespace.task_names
     return {name: tasks.namespace[name] for name in names}
