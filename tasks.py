@@ -404,7 +404,7 @@ def verify(_: Context, dist: str = "") -> None:
             raise UsageError(
                 "no folder is named", place="--dist", next_step="write --dist dist/v1.20.2"
             )
-        _manifest, report = pipeline.verify(Path(dist))
+        described, report = pipeline.verify(Path(dist))
         terminal.table(
             ("", "binary", "check", "found"),
             (
@@ -413,7 +413,11 @@ def verify(_: Context, dist: str = "") -> None:
             ),
         )
         if not report.passed:
-            raise pipeline.proof_error(report, dist)
+            error = pipeline.proof_error(report, dist)
+            error.detail = ()  # the table has just said it
+            if described.data["variant"] == "stock":
+                error.next_step = "nothing: by its manifest this is the control, which must fail"
+            raise error
 
 
 @command(help={"dist": "folder that would receive <release>/"})

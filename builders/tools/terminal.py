@@ -171,7 +171,7 @@ class Terminal:
                 break_on_hyphens=False,
             )
             text = "\n".join(lines).removeprefix(first)
-        self.err.print(head.copy().append(text, style), soft_wrap=True)
+        self.err.print(Text.assemble(head, (text, style)), soft_wrap=True)
 
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[str]], spare: Sequence[str] = ()
@@ -197,7 +197,7 @@ class Terminal:
                 indent = 4
                 line.rstrip()
                 line.append("\n" + " " * indent)
-            self._fold(line, last, indent)
+            self._fold(line, last, indent, indent)
         if gone:
             self.say(f"without {', '.join(gone)}: a wider window shows that too")
 
@@ -207,11 +207,16 @@ class Terminal:
         needs = sum(widths[name] + 2 for name in first) + min(widths[last], ROOM)
         return self.out.width - needs if self.out.file.isatty() else 0
 
-    def _fold(self, line: Text, text: str, indent: int) -> None:
-        """A line for stdout that ends with a text, which goes on below where it began."""
+    def _fold(self, line: Text, text: str, begins: int, goes_on: int) -> None:
+        """A line for stdout that ends with a text, which begins at one column and goes on, in lines
+        below, at another."""
         if self.out.file.isatty():
-            pieces = textwrap.wrap(text, max(self.out.width - indent, 1), break_on_hyphens=False)
-            text = ("\n" + " " * indent).join(pieces)
+            width = max(self.out.width, goes_on + 1)
+            first, rest = " " * begins, " " * goes_on
+            lines = textwrap.wrap(
+                text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+            )
+            text = "\n".join(lines).removeprefix(first)
         line.append(text)
         line.rstrip()
         self.out.print(line)
@@ -225,7 +230,8 @@ class Terminal:
             for name, values in group.items():
                 for number, value in enumerate(values):
                     shown = name if number == 0 or not self.out.file.isatty() else ""
-                    self._fold(Text("").append(f"{shown:<{width}}", "cyan"), value, width)
+                    head = Text("").append(f"{shown:<{width}}", "cyan")
+                    self._fold(head, value, width, width + 2)
 
     def text(self, text: str) -> None:
         """A result as it is, without markup or wrapping."""

@@ -38,6 +38,18 @@ def test_every_task_and_option_is_in_the_reference() -> None:
             assert argument.help, (name, option)
 
 
+def test_each_picture_is_shown_and_shows_no_place_of_a_machine() -> None:
+    pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    shown = {
+        (page.parent / place).resolve()
+        for page in pages
+        for place in re.findall(r"!\[[^\]]*\]\(([^)]*)\)", page.read_text())
+    }
+    assert shown == set((ROOT / "docs/pictures").glob("*.svg"))
+    for path in shown:
+        assert not re.search(r"/home/|/root/|/tmp/|@font-face", path.read_text()), path
+
+
 def test_tasks_are_described_in_one_line_of_the_list_and_no_help_is_wider_than_a_window() -> None:
     for name, task in _tasks().items():
         first, *more = (task.__doc__ or "").strip().splitlines()

@@ -99,13 +99,13 @@ def test_spare_columns_go_in_their_order_and_it_is_said(window: Window) -> None:
 def test_facts_have_their_name_once_in_a_window_and_on_each_line_of_a_pipe(
     window: Window, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    groups: tuple[dict[str, tuple[str, ...]], ...] = ({"a": ("1", "2")}, {}, {"bb": ("3",)})
+    groups: tuple[dict[str, tuple[str, ...]], ...] = ({"a": ("1", "2")}, {}, {"bb": ("3 " * 30,)})
     Terminal(ci=False).facts(*groups)
-    assert seen(window) == ["a   1", "    2", "", "bb  3"]
+    assert seen(window) == ["a   1", "    2", "", "bb" + "  3" + " 3" * 22, "     " + " 3" * 7]
     pipe = io.StringIO()
     monkeypatch.setattr(terminal, "Console", functools.partial(Console, file=pipe))
     Terminal(ci=False).facts(*groups)
-    assert pipe.getvalue().splitlines() == ["a   1", "a   2", "", "bb  3"]
+    assert pipe.getvalue().splitlines() == ["a   1", "a   2", "", "bb  3" + " 3" * 29]
 
 
 def test_live_lines_turn_and_leave_room_for_the_echo_of_ctrl_c(window: Window) -> None:
