@@ -491,7 +491,8 @@ def prune(_: Context, everything: bool = False, dry_run: bool = False) -> None:
         gone = survey.prune(_cache(), everything=everything, dry_run=dry_run)
         terminal.table(ROWS, _rows(gone, False))
         total = size(sum(row.size for row in gone))
-        terminal.text(f"{'would remove' if dry_run else 'removed'} {len(gone)} things, {total}")
+        what = "1 thing" if len(gone) == 1 else f"{len(gone)} things"
+        terminal.text(f"{'would remove' if dry_run else 'removed'} {what}, {total}")
 
 
 @command(

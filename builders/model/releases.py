@@ -125,7 +125,7 @@ class Facts:
         """The facts of a Kubernetes release such as v1.20.2."""
         if not VERSION.fullmatch(version):
             raise UsageError(
-                f"{version!r} is not a Kubernetes version",
+                f"{version!r} is not a Kubernetes version" if version else "no release is named",
                 place="--k8s",
                 next_step="write it as v1.20.2",
             )
@@ -149,7 +149,7 @@ class Facts:
             raise UsageError(
                 f"no facts are held about runc {version!r}",
                 place="--runc",
-                next_step=f"known are {', '.join(self.runcs)}; nearest: {', '.join(near)}",
+                next_step=f"nearest: {', '.join(near)}; known are {', '.join(self.runcs)}",
             ) from None
 
     @cached_property

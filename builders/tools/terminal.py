@@ -54,12 +54,10 @@ class Phase:
     def summary(self) -> str:
         """Elapsed time and, where things are counted, how many."""
         words = [elapsed(time.monotonic() - self.started)]
-        if self.count:
-            words.append(
-                f"{self.count / 1e6:.0f} MB"
-                if self.unit == "bytes"
-                else f"{self.count} {self.unit}"
-            )
+        if self.count and self.unit == "bytes":
+            words.append(size(self.count))
+        elif self.count:
+            words.append(f"{self.count} {self.unit if self.count > 1 else self.unit[:-1]}")
         if self.note:
             words.append(self.note)
         return ", ".join(words)

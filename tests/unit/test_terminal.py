@@ -23,7 +23,7 @@ def test_phases_are_time_stamped_lines_in_ci(
     assert out == ""
     lines = err.splitlines()
     assert all(re.match(r"\d\d:\d\d:\d\d compile: ", line) for line in lines)
-    assert lines[1].endswith("1 packages") and "done" in lines[2]
+    assert lines[1].endswith("1 package") and "done" in lines[2]
 
 
 def test_a_phase_that_fails_says_so(capsys: pytest.CaptureFixture[str]) -> None:
