@@ -603,11 +603,30 @@ def lint(_: Context) -> None:
         raise Exit(f"lint: {', '.join(failed)} found something", code=1)
 
 
+@command()
+def audit(_: Context) -> None:
+    """Ask OSV what vulnerabilities are known of the Python packages in requirements/run.txt.
+
+    Exit codes: 1 a vulnerability is known, 4 pip-audit is not installed, 5 the service does not
+    answer.
+    """
+    with _terminal() as terminal:
+        from builders.tools import advisories
+
+        requirements = ROOT / "requirements/run.txt"
+        count, found = advisories.known(_tool("pip-audit"), requirements, os.environ)
+        if found:
+            rows = [(a.package, a.version, a.id, " ".join(a.fixed) or "none yet") for a in found]
+            terminal.table(("package", "version", "vulnerability", "mended in"), rows)
+            raise Exit(code=1)
+        terminal.text(f"{count} packages, no vulnerability is known of any")
+
+
 def _tool(name: str) -> str:
     """A program of the environment that runs this, or a word on how to get it."""
     path = Path(sys.executable).with_name(name)
     if not path.exists():
-        raise Exit(f"{name} is not in {path.parent}: ./run test and ./run lint bring it", code=4)
+        raise Exit(f"{name} is not in {path.parent}: ./run test, lint and audit bring it", code=4)
     return str(path)
 
 
@@ -828,5 +847,5 @@ def _terminal() -> Iterator[Terminal]:
         sys.stdout.flush()
 
 
-namespace = Collection(plan, matrix, build, fetch, patches, verify, doctor, pins, test, lint)
+namespace = Collection(plan, matrix, build, fetch, patches, verify, doctor, pins, test, lint, audit)
 namespace.add_collection(Collection("cache", show, prune))
