@@ -817,11 +817,13 @@ def _cache() -> Cache:
 
 @contextmanager
 def _terminal() -> Iterator[Terminal]:
-    """A terminal, and the way from errors and signals to exit codes."""
+    """A terminal, and the way from errors and signals to exit codes. From here on nothing that is
+    made can be written by others, whatever the umask was."""
     from builders.errors import INTERRUPTED_EXIT_CODE, MachineError, NokmemError
     from builders.tools.terminal import Terminal
 
     terminal = Terminal(ci=bool(os.environ.get("CI")))
+    os.umask(os.umask(0o077) | 0o022)
 
     def interrupt(number: int, _frame: object) -> None:
         raise KeyboardInterrupt(signal.Signals(number).name)

@@ -58,14 +58,16 @@ def hold(dist: Path, name: str) -> Iterator[None]:
 
 
 def staging(dist: Path, name: str) -> Path:
-    """A new folder beside the place of dist/<name>, on the same filesystem.
+    """A new folder beside the place of dist/<name>, on the same filesystem; nobody else may enter
+    it until it is put in place.
 
     The caller holds the lock of that place: what killed runs left beside it is removed.
     """
     for rubbish in dist.glob(f".{name}.*.partial"):
         shutil.rmtree(rubbish)
     path = dist / f".{name}.{secrets.token_hex(4)}.partial"
-    path.mkdir(parents=True)
+    dist.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700)
     return path
 
 
@@ -145,6 +147,7 @@ def put_in_place(folder: Path, dist: Path, plan: BuildPlan, manifest: Manifest) 
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+    folder.chmod(0o755)
     place = dist / plan.name
     if not os.path.lexists(place):
         folder.rename(place)

@@ -141,6 +141,8 @@ class Cache:
         """A folder that nobody else may enter: trees hold old setuid programs."""
         path = self.root / name
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o700)
         return path
 
     @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -70,6 +72,48 @@ def test_a_command_has_no_rights_and_no_network(builder: Builder, key: str) -> N
         assert [line.split(":")[0].strip() for line in devices] == ["lo"]
         for path in ("/etc/x", "/proc/sys/kernel/core_pattern"):
             assert not session.run(["sh", "-c", f"echo x >{path}"], environment=NOTHING).ok
+
+
+#: What a hostile source would try; perl is in every toolchain. Prints "in" where it got through.
+REACH = r"""
+use Socket; $SIG{ALRM} = sub { exit 1 }; alarm 5; my ($how, $where, $port) = @ARGV;
+if ($how eq "name") { gethostbyname($where) and print "in"; exit }
+my $to = $how eq "unix" ? pack("S a*", AF_UNIX, $where eq "@" ? "\0$port" : $where)
+                        : sockaddr_in($port, inet_aton($where));
+socket(my $s, $how eq "unix" ? AF_UNIX : AF_INET, $how eq "udp" ? SOCK_DGRAM : SOCK_STREAM, 0);
+connect($s, $to) and ($how ne "udp" or send($s, "x", 0)) and print "in";
+"""
+
+
+def test_nothing_of_the_machine_answers_inside(builder: Builder, key: str) -> None:
+    """Neither a service at loopback or at the machine's own address, nor one without any file (an
+    abstract socket), nor a name server; each of them does answer outside."""
+    name = f"nokmem-test-{os.getpid()}"
+    with (
+        socket.create_server(("0.0.0.0", 0)) as service,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
+        abstract.bind(f"\0{name}")
+        abstract.listen()
+        port = str(service.getsockname()[1])
+        hosts = ["127.0.0.1", *addresses()]
+        outside = [("tcp", host, port) for host in hosts] + [("unix", "@", name)]
+        outside += [("udp", host, port) for host in addresses()]
+        for words in outside:
+            got = process.capture(["perl", "-e", REACH, *words])[1]
+            assert got == "in", f"{words} does not answer outside either: the check sees nothing"
+        inside = [*outside, ("name", "example.org", ""), ("name", socket.gethostname(), "")]
+        inside += [("unix", "/var/run/docker.sock", ""), ("udp", "1.1.1.1", "53")]
+        with builder.start(key, Limits()) as session:
+            assert output(session, "perl", "-e", 'print "in"') == ["in"], "perl does not run"
+            for words in inside:
+                assert output(session, "perl", "-e", REACH, *words) == [], words
+
+
+def addresses() -> list[str]:
+    """The machine's own addresses, beside loopback."""
+    _, text = process.capture(["hostname", "-I"])
+    return [word for word in text.split() if re.fullmatch(r"[0-9.]+", word)]
 
 
 def test_sessions_are_empty_at_the_start_and_gone_at_the_end(
