@@ -780,8 +780,8 @@ def _bytes(text: str) -> int | None:
 
     if not text:
         return None
-    match = re.fullmatch(r"(\d{1,6})([mg])", text.lower())
-    size = int(match[1]) << (20 if match[2] == "m" else 30) if match else 0
+    match = re.fullmatch("([0-9]{1,6})([mgMG])", text)
+    size = int(match[1]) << (20 if match[2] in "mM" else 30) if match else 0
     if size < LEAST_MEMORY:
         raise UsageError(
             f"{text!r} is not a size of at least {LEAST_MEMORY >> 20}m",
@@ -792,14 +792,13 @@ def _bytes(text: str) -> int | None:
 
 
 def _cores(text: str) -> float | None:
+    import re
+
     from builders.errors import UsageError
 
     if not text:
         return None
-    try:
-        count = float(text)
-    except ValueError:
-        count = 0
+    count = float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else 0
     if not 0.1 <= count <= 1024:
         raise UsageError(
             f"{text!r} is not a count of cores from 0.1 to 1024",

@@ -148,7 +148,9 @@ def _standing(request: BuildRequest, facts: Facts, place: Path) -> _Standing | N
             sha256_of(place / row["name"]) == row["sha256"] for row in described.data["binaries"]
         )
         report = json.loads((place / REPORT).read_text(encoding="utf-8"))
-    except (NokmemError, OSError):
+        passed, count = report["passed"] is True, len(report["checks"])
+        stood = (place / PLAN).read_text(encoding="utf-8")
+    except (NokmemError, OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     profile = tuple((row["phase"], row["seconds"]) for row in described.data["profile"])
     then, may, settled = described.request, choices(request, facts), request
@@ -159,8 +161,7 @@ def _standing(request: BuildRequest, facts: Facts, place: Path) -> _Standing | N
     if (then.toolchain, then.go) in may.compiler:
         settled = dataclasses.replace(settled, toolchain=then.toolchain, go=then.go)
     planned = resolve(settled, facts).to_json()
-    same = whole and report["passed"] and planned == (place / PLAN).read_text(encoding="utf-8")
-    return _Standing(same, len(report["checks"]), profile)
+    return _Standing(whole and passed and planned == stood, count, profile)
 
 
 def fetch(

@@ -16,7 +16,7 @@ else:
     import tomli as tomllib
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-GO = re.compile(r"1\.\d{1,2}(\.\d{1,2})?")
+GO = re.compile(r"1\.\d{1,2}(\.\d{1,2})?", re.ASCII)
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ def load_toml(path: Path) -> dict[str, Any]:
     """A TOML file as plain data; FactsError with file and position where it is broken."""
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tomllib lets all of them out
         raise FactsError(f"cannot be read: {error}", place=str(path)) from error
     return data
 

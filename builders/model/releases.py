@@ -24,7 +24,7 @@ from builders.model.toolchains import DebianSource, GoArchive, Target, Toolchain
 DATA = Path(__file__).parent / "data"
 PATCHES = Path(__file__).parents[2] / "patches"
 RECIPES = Path(__file__).parents[2] / "dockerfiles"
-VERSION = re.compile(r"v(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})")
+VERSION = re.compile(r"v(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 #: What is built, and what of it is built where the whole cannot be.
 COMPONENTS = ("kubernetes", "libcontainer", "runc")

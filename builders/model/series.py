@@ -26,7 +26,8 @@ from builders.errors import FactsError
 from builders.model.reading import checked, text
 
 SERIES = "series.toml"
-MAIL = re.compile(rb"From [0-9a-f]{40} .*\n(?:.+\n)*From: (?:.+\n)*Date: (?:.+\n)*Subject: ")
+MAIL = re.compile(rb"From [0-9a-f]{40} .*\n")
+HEADERS = (b"From: ", b"Date: ", b"Subject: ")
 SUBJECT = re.compile(r"^Subject: (?:\[PATCH[^]]*\] )?(.+(?:\n .+)*)$", re.M)
 
 
@@ -61,7 +62,9 @@ def load_series(
             place=str(folder),
             next_step=f"give a folder that has {' or '.join(known)} with a {SERIES} in it",
         )
-    strange = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    strange = sorted(
+        path.name for path in folder.iterdir() if path.name not in known or not path.is_dir()
+    )
     if strange:
         raise FactsError(
             f"not a component: {', '.join(strange)}",
@@ -98,9 +101,11 @@ def _patch(row: Mapping[str, Any], folder: Path, known: tuple[str, ...], own: bo
     first, last = known.index(row["from"]), known.index(row["until"])
     if first > last:
         raise ValueError(f"{row['file']} serves nothing: {row['from']} is after {row['until']}")
+    if not (folder / row["file"]).is_file():
+        raise ValueError(f"{row['file']} is not a file")
     body = (folder / row["file"]).read_bytes()
     subject = SUBJECT.search(body.decode(errors="replace"))
-    if not MAIL.match(body) or subject is None:
+    if not _is_mail(body) or subject is None:
         raise ValueError(f"{row['file']} is not a mail as git format-patch writes it")
     return Patch(
         component=folder.name,
@@ -110,7 +115,16 @@ def _patch(row: Mapping[str, Any], folder: Path, known: tuple[str, ...], own: bo
         reason=text(row, "reason"),
         evidence=text(row, "evidence"),
         serves=known[first : last + 1],
-        brings=row.get("brings", ""),
+        brings=text(row, "brings") if "brings" in row else "",
         own=own,
         body=body,
     )
+
+
+def _is_mail(body: bytes) -> bool:
+    """Whether it begins with the line that format-patch puts first, then its headers in order."""
+    first, *rest = body.partition(b"\n\n")[0].splitlines(keepends=True) or [b""]
+    named = [line for line in rest if line.startswith(HEADERS)]
+    return MAIL.fullmatch(first) is not None and [
+        next(header for header in HEADERS if line.startswith(header)) for line in named
+    ] == list(HEADERS)

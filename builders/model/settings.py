@@ -71,7 +71,7 @@ def parse(content: str, place: Path) -> Settings:
     """The settings in the text of the file at `place`; UsageError with line and key."""
     try:
         data = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # too long a number, too many brackets
         raise UsageError(
             f"this is not TOML: {error}", place=str(place), next_step="mend that line"
         ) from error
@@ -102,8 +102,9 @@ def parse(content: str, place: Path) -> Settings:
 
 
 def own_archive(component: str, version: str, place: str, sha256: str) -> OwnArchive:
-    """An archive by its file name, which is all of its place that a plan holds."""
-    path = urlsplit(place).path if "://" in place else place
+    """An archive by its file name, which is all of its place that a plan holds; UsageError where
+    the place is meant as a URL and is none."""
+    path = _path(place) if "://" in place else place
     version = version.removeprefix("v") if component == "runc" else version
     return OwnArchive(component, version, PurePosixPath(path).name, sha256)
 
@@ -113,6 +114,22 @@ def _mirror(name: str, value: str | list[str], place: Path) -> str:
         return str(value)
     words = [value] if isinstance(value, str) else value
     return shlex.join(word if SSH.match(word) else _absolute(word, place) for word in words)
+
+
+def _path(url: str) -> str:
+    """The path of a URL; an @ in it would end a login that has characters which it may not have."""
+    try:
+        parts = urlsplit(url)
+        if parts.hostname and "@" not in parts.path + parts.query + parts.fragment:
+            return parts.path if parts.port is None or parts.port else ""
+    except ValueError:
+        pass
+    raise UsageError(
+        "this is not the URL of an archive (it is not shown: it may hold a password)",
+        place="the place of an archive",
+        next_step="write it as https://host/archive.tar.gz; quote special characters of a password "
+        "as %xx",
+    )
 
 
 def _absolute(word: str, place: Path) -> str:
@@ -131,8 +148,20 @@ def _malformed(error: jsonschema.ValidationError, content: str, place: Path) -> 
         fact, advice = f"unknown key {strange!r}", f"known here: {', '.join(known)}"
     elif allowed:
         advice = f"use one of: {', '.join(allowed)}"
+    if any(sign in repr(error.instance) for sign in ("://", "@", "?")):
+        fact = f"{_kind(error)} (it is not shown: it may hold a password)"
     where = ".".join(path) or "the whole file"
     return UsageError(f"{where}: {fact}", place=f"{place}:{_line(content, path)}", next_step=advice)
+
+
+def _kind(error: jsonschema.ValidationError) -> str:
+    """What is wrong, without the value that it is wrong with."""
+    return {
+        "pattern": "this has a blank, or is not of the form that it should have",
+        "type": f"this is not of type {error.validator_value!r}",
+        "required": error.message,
+        "enum": "this is none of those",
+    }.get(str(error.validator), "this is not what it should be")
 
 
 def _line(content: str, path: Iterable[str]) -> int:

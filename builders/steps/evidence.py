@@ -179,12 +179,15 @@ def runc_of_godeps(godeps: str) -> str:
     """The commit of runc that Godeps/Godeps.json vendors."""
     try:
         rows = [(f"{row['ImportPath']}/", str(row["Rev"])) for row in json.loads(godeps)["Deps"]]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"this is no list of dependencies: {error!r}") from error
     commits = {commit for path, commit in rows if path.startswith(f"{RUNC}/")}
     if len(commits) != 1:
         raise ValueError(f"runc has not one commit, but {sorted(commits)}")
-    return commits.pop()
+    commit = commits.pop()
+    if not re.fullmatch("[0-9a-f]{40}", commit):
+        raise ValueError(f"{commit!r} is no commit")
+    return commit
 
 
 def runc_of_go_mod(go_mod: str) -> str:
@@ -445,9 +448,13 @@ def _toml(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(part) for part in value)}]"
     text = str(value)
-    if not re.search(r'["\\]', text):
+    if text.isprintable() and not re.search(r'["\\]', text):
         return f'"{text}"'
-    return f"'{text}'" if "'" not in text else f"'''{text}'''"
+    if text.isprintable() and "'" not in text:
+        return f"'{text}'"
+    if text.isprintable() and "'''" not in text and not text.endswith("'"):
+        return f"'''{text}'''"
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _order(version: str) -> tuple[tuple[int, ...], float]:

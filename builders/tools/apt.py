@@ -14,14 +14,14 @@ import re
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from debian.arfile import ArFile
+from debian.arfile import ArError, ArFile
 from debian.deb822 import Deb822, Release
-from debian.debfile import DebFile
+from debian.debfile import DebError, DebFile
 
 from builders.errors import (
     IntegrityError,
@@ -31,6 +31,7 @@ from builders.errors import (
     UsageError,
 )
 from builders.tools import process
+from builders.tools.archives import BROKEN
 from builders.tools.download import Downloader, is_url, redacted
 
 ARCHIVES = ("debian", "debian-security")
@@ -159,8 +160,13 @@ class Archive:
         area = "source" if pin.architecture == "source" else "binary-amd64"
         index = "main/source/Sources" if area == "source" else f"main/{area}/Packages"
         where = f"{index} of {pin.suite}"
+        text = self.index(pin.suite, index)
+        with _understood(where):
+            self._compare(pin, text, where)
+
+    def _compare(self, pin: Pinned, text: str, where: str) -> None:
         offered: list[str] = []
-        for stanza in _stanzas(self.index(pin.suite, index), pin.package):
+        for stanza in _stanzas(text, pin.package):
             if stanza["Version"] != pin.version:
                 offered.append(stanza["Version"])
                 continue
@@ -204,8 +210,8 @@ class Archive:
                     place=redacted(url),
                     next_step="try again, or another mirror",
                 )
-            text = lzma.decompress(body).decode()
-            self._indices[suite, name] = text
+            with _understood(f"{name}.xz of {suite}"):
+                self._indices[suite, name] = lzma.decompress(body).decode()
         return self._indices[suite, name]
 
     def _release(self, suite: str) -> Mapping[str, str]:
@@ -229,7 +235,9 @@ class Archive:
     def _read_release(self, suite: str, mirror: str) -> None:
         url = f"{mirror}/dists/{suite}/InRelease"
         text = self._signed_text(self._downloader.read(url, RELEASE_LIMIT), url)
-        release = Release(text)
+        with _understood(redacted(url)):
+            release = Release(text)
+            hashes = {row["name"]: row["sha256"] for row in release["SHA256"]}
         if suite not in (release.get("Codename"), release.get("Suite")):
             raise IntegrityError(
                 f"this is the Release of {release.get('Codename')}, not of {suite}",
@@ -238,7 +246,7 @@ class Archive:
             )
         self._dates[suite] = release.get("Date", "")
         self._chosen[suite] = mirror
-        self._releases[suite] = {row["name"]: row["sha256"] for row in release["SHA256"]}
+        self._releases[suite] = hashes
 
     def _signed_text(self, body: bytes, url: str) -> str:
         """The text that the signature covers, and nothing around it."""
@@ -265,32 +273,74 @@ class Archive:
                     next_step=f"check mirror and keyring ({self._keyring}); an updated "
                     "debian-archive-keyring may have the new keys",
                 )
-            return text.read_text()
+            return text.read_text(encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def _understood(place: str) -> Iterator[None]:
+    """What the archive signed, as IntegrityError where it is not as such files are."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, lzma.LZMAError, EOFError) as error:
+        raise IntegrityError(
+            f"this cannot be understood: {error!r}",
+            place=place,
+            next_step="try again, or another mirror",
+        ) from error
+
+
+@contextmanager
+def _package(path: Path) -> Iterator[None]:
+    """Whatever a broken .deb leads to, as IntegrityError."""
+    try:
+        _walk(path)
+        yield
+    except (DebError, ArError, *BROKEN) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise IntegrityError(
+            f"this is no Debian package, or it is damaged: {error}",
+            place=str(path),
+            next_step="remove it, so that it is fetched again",
+        ) from error
+
+
+def _walk(path: Path) -> None:
+    """Look at the sizes of an ar archive: one below zero would lead ArFile back for ever."""
+    end = path.stat().st_size
+    with path.open("rb") as file:
+        at = len(file.read(len(b"!<arch>\n")))
+        while at < end:
+            file.seek(at)
+            found = re.fullmatch(rb".{48}([0-9]+) *`\n", file.read(60), re.S)
+            if not found:
+                raise ValueError(f"no member begins at {at}")
+            at += 60 + int(found[1])
+            if at > end:
+                raise ValueError("a member is cut short")
+            at += int(found[1]) % 2
 
 
 @contextmanager
 def deb_data(path: Path) -> Iterator[tarfile.TarFile]:
-    """The data archive of a .deb, open for reading."""
-    with path.open("rb") as file:
+    """The data archive of a .deb, open for reading; IntegrityError where it is none."""
+    with _package(path), path.open("rb") as file:
         ar = ArFile(fileobj=file)
-        name = next(name for name in ar.getnames() if name.startswith("data.tar"))
+        name = next((name for name in ar.getnames() if name.startswith("data.tar")), "")
         with tarfile.open(fileobj=cast(IO[bytes], ar.getmember(name)), mode="r:*") as tar:
             yield tar
 
 
 def deb_control(path: Path) -> str:
-    """The control stanza of a .deb, ending in a newline."""
-    deb = DebFile(str(path))
-    try:
+    """The control stanza of a .deb, ending in a newline; IntegrityError where it is none."""
+    with _package(path), closing(DebFile(str(path))) as deb:
         return str(deb.debcontrol())
-    finally:
-        deb.close()
 
 
 def find(index: str, package: str, version: str | None = None) -> Mapping[str, str] | None:
     """The fields of a package in an index, of any version where none is given, or None."""
     for stanza in _stanzas(index, package):
-        if version in (None, stanza["Version"]):
+        if version in (None, stanza.get("Version")):
             return stanza
     return None
 
@@ -332,11 +382,18 @@ def _configured(folder: Path) -> Iterator[tuple[str, str, list[str]]]:
             if match:
                 yield match[1], match[2], match[3].split()
     for path in sorted(parts.glob("*.sources")):
-        for stanza in Deb822.iter_paragraphs(_lines(path)):
+        for stanza in _paragraphs(path):
             if "deb" in stanza.get("Types", "").split() and stanza.get("Enabled", "yes") != "no":
                 for uri in stanza.get("URIs", "").split():
                     for suite in stanza.get("Suites", "").split():
                         yield uri, suite, stanza.get("Components", "").split()
+
+
+def _paragraphs(path: Path) -> list[Deb822]:
+    try:
+        return list(Deb822.iter_paragraphs(_lines(path)))
+    except ValueError:
+        return []
 
 
 def _lines(path: Path) -> list[str]:

@@ -23,6 +23,13 @@ from builders.tools.download import Downloader, OnBytes, shown
 #: What a builder need not have a program for, by the first bytes.
 UNPACKERS = {b"BZh": bz2.BZ2File, b"\xfd7zXZ": lzma.LZMAFile}
 COMMIT = re.compile("[0-9a-f]{40}")
+#: Bytes; no file that is looked into is as large.
+LARGEST = 64 << 20
+#: What tarfile and what unpacks below it let out where the bytes lie.
+BROKEN = (
+    *(tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(ValueError, LookupError, ArithmeticError, RecursionError, MemoryError),
+)
 
 
 def obtain(
@@ -76,6 +83,7 @@ def _copy(source: Path, destination: Path, sha256: str) -> None:
                 place=str(source),
                 next_step="give the sha256 of the archive that you mean; do not change it to fit",
             )
+        part.chmod(0o644)
         part.replace(destination)
 
 
@@ -90,7 +98,7 @@ def strip(archive: Path) -> int:
     """How many leading folders tar has to take off: the one that everything is below, and the
     `./` before it. The archive is read to its end: only there its layout is known."""
     with _opened(archive) as tar:
-        names = [member.name.lstrip("/") for member in tar if member.name != "."]
+        names = [member.name.lstrip("/") for member in members(tar) if member.name != "."]
     plain = [name.removeprefix("./") for name in names]
     if len({name.partition("/")[0] for name in plain}) != 1 or not any("/" in n for n in plain):
         return 0
@@ -114,12 +122,24 @@ def read(archive: Path, strip: int, paths: Iterable[str]) -> dict[str, bytes | N
     is no such file."""
     found: dict[str, bytes | None] = dict.fromkeys(paths)
     with _opened(archive) as tar:
-        for member in tar:
+        for member in members(tar):
             name = "/".join(member.name.lstrip("/").split("/")[strip:]).removeprefix("./")
             if name in found and member.isreg():
+                if member.size > LARGEST:
+                    raise tarfile.ReadError(f"{member.name!r} is {member.size} bytes long")
                 content = tar.extractfile(member)
                 found[name] = content.read() if content is not None else None
     return found
+
+
+def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members, each behind the one before: a size below zero would lead back for ever."""
+    at = -1
+    for member in tar:
+        if member.offset <= at or member.size < 0:
+            raise tarfile.ReadError("a member has a size below zero")
+        at = member.offset
+        yield member
 
 
 @contextmanager
@@ -139,7 +159,7 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(archive) as tar:
             yield tar
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise MachineError(
                 f"cannot be read: {error.strerror}",

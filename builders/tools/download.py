@@ -29,7 +29,7 @@ LIMIT = 2 << 30
 TIMEOUT = (15, 60)
 ATTEMPTS = 4
 RANGE_NOT_SATISFIABLE = 416
-URL = re.compile(r"""\b[a-z][a-z0-9+.-]*://[^\s'"]+""")
+URL = re.compile(r"""\b[a-z][a-z0-9+.-]*://[^\s'"]+""", re.IGNORECASE)
 
 
 def redacted(url: str) -> str:

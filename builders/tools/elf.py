@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSection, DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 from elftools.elf.sections import SymbolTableSection
 from elftools.elf.segments import InterpSegment
+
+#: Bytes: the smallest header of a section and of a segment, the smallest row of any table.
+SECTION, SEGMENT, ENTRY = 40, 32, 8
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,33 +40,44 @@ def read(path: Path) -> Elf | None:
     """
     try:
         with path.open("rb") as file:
-            return _read(ELFFile(file))
-    except (ELFError, OSError, ValueError, KeyError, AttributeError):
+            return _read(ELFFile(file), path.stat().st_size)
+    except Exception:  # pyelftools lets a dozen kinds of them out where a file lies
         return None
 
 
-def _read(elf: ELFFile) -> Elf:
+def _read(elf: ELFFile, size: int) -> Elf:
+    if max(elf.num_sections() * SECTION, elf.num_segments() * SEGMENT) > size:
+        raise ValueError("more headers than the file has room for")
+    left = iter(range(size // ENTRY))
+
+    def real(rows: Iterable[T]) -> Iterator[T]:
+        """The rows, as long as all that was seen could stand in the file."""
+        for row in rows:
+            if next(left, None) is None:
+                raise ValueError("more rows than the file has room for")
+            yield row
+
     interpreter: str | None = None
     asked: set[str] = set()
-    for segment in elf.iter_segments():
+    for segment in real(elf.iter_segments()):
         if isinstance(segment, InterpSegment):
             interpreter = segment.get_interp_name()
         elif isinstance(segment, DynamicSegment):
-            asked |= {str(tag.entry.d_tag) for tag in segment.iter_tags()}
+            asked |= {str(tag.entry.d_tag) for tag in real(segment.iter_tags())}
     told: set[str] = set()
     needed: list[str] = []
     imports: list[str] = []
     versions: list[str] = []
-    for section in elf.iter_sections():
+    for section in real(elf.iter_sections()):
         if isinstance(section, DynamicSection):
             told |= {"DT_NEEDED", "DT_STRTAB"}
-            needed += [str(cast(Any, tag).needed) for tag in section.iter_tags("DT_NEEDED")]
+            needed += [str(cast(Any, tag).needed) for tag in real(section.iter_tags("DT_NEEDED"))]
         elif isinstance(section, GNUVerNeedSection):
             told.add("DT_VERNEED")
-            versions += [aux.name for _, group in section.iter_versions() for aux in group]
+            versions += [a.name for _, group in real(section.iter_versions()) for a in real(group)]
         elif isinstance(section, SymbolTableSection) and section.name == ".dynsym":
             told.add("DT_SYMTAB")
-            imports += [symbol.name for symbol in section.iter_symbols() if _undefined(symbol)]
+            imports += [s.name for s in real(section.iter_symbols()) if _undefined(s)]
     if asked & {"DT_NEEDED", "DT_STRTAB", "DT_SYMTAB", "DT_VERNEED"} - told or (
         interpreter and not asked
     ):

@@ -65,8 +65,21 @@ def apply(
 
 
 def touched(mail: bytes) -> list[str]:
-    """Every path that a mail's diffs name, and perhaps some more; sorted."""
-    return sorted({path.decode() for path in TOUCHED.findall(mail)})
+    """Every path that a mail's diffs name, and perhaps some more; sorted.
+
+    IntegrityError for one that leaves the tree, or gets into a repository's own folder.
+    """
+    found = set()
+    for raw in TOUCHED.findall(mail):
+        path = raw.decode(errors="replace")
+        if path.encode() != raw or {"", "..", ".git"} & set(path.lower().split("/")):
+            raise IntegrityError(
+                "a patch may not touch such a path",
+                place=path,
+                next_step="make it by git format-patch, in the source's own tree",
+            )
+        found.add(path)
+    return sorted(found)
 
 
 def _refused(error: GitCommandError) -> str:

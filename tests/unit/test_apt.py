@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import lzma
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from builders.errors import IntegrityError, MachineError, UnavailableError, UsageError
 from builders.tools import apt
 from builders.tools.apt import Archive, Pinned
-from builders.tools.download import Downloader, redacted
+from builders.tools.download import Downloader, redacted, scrubbed
 
 PIN = Pinned("bullseye", "make", "4.3-4.1", "amd64", "pool/make.deb", 5, "a" * 64)
 SOURCE = Pinned("bullseye", "k", "1", "source", "pool/k/k.orig.tar.gz", 7, "c" * 64)
@@ -93,6 +95,14 @@ def test_other_distributions_and_schemes_are_not_mirrors(tmp_path: Path) -> None
     assert apt.mirrors({}, tmp_path) == {"debian": (), "debian-security": ()}
 
 
+def test_a_file_of_apt_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list").write_text("deb http://one/debian bookworm main\n")
+    (tmp_path / "sources.list.d/a.sources").write_text("Types:\r deb\f x")
+    (tmp_path / "sources.list.d/b.sources").write_bytes(b"\xff")
+    assert apt.mirrors({}, tmp_path)["debian"] == ("http://one/debian",)
+
+
 def test_the_user_wins(tmp_path: Path) -> None:
     (tmp_path / "sources.list").write_text("deb http://one/debian bookworm main\n")
     environment = {"NOKMEM_DEBIAN_MIRROR": "https://mine/debian/"}
@@ -128,3 +138,44 @@ def test_no_mirror_and_no_keyring_name_the_way_out(archive: Archive, tmp_path: P
 
 def test_a_password_in_a_mirror_never_shows() -> None:
     assert redacted("https://u:secret@host:8/p?token=t") == "https://host:8/p"
+
+
+@pytest.mark.parametrize(
+    "packages",
+    [
+        "Package: make\n",
+        PACKAGES.replace("Size: 5", "Size: five"),
+        PACKAGES.replace("SHA256", "MD5"),
+    ],
+)
+def test_an_index_that_lacks_something_is_refused(archive: Archive, packages: str) -> None:
+    archive._indices["bullseye", "main/binary-amd64/Packages"] = packages
+    with pytest.raises(IntegrityError, match="cannot be understood"):
+        archive.confirm([PIN])
+
+
+def test_an_index_that_is_no_text_is_refused(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "main/binary-arm64/Packages"
+    for body in (lzma.compress(b"\xff"), b"no xz"):
+        archive._releases["bullseye"] = {f"{name}.xz": hashlib.sha256(body).hexdigest()}
+        archive._chosen["bullseye"] = "http://mirror"
+        monkeypatch.setattr(archive._downloader, "read", lambda *_, body=body: body)
+        with pytest.raises(IntegrityError, match="cannot be understood"):
+            archive.index("bullseye", name)
+
+
+def test_a_release_without_hashes_is_refused(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive._downloader, "read", lambda *_: b"")
+    monkeypatch.setattr(archive, "_signed_text", lambda *_: "Suite: bullseye\n")
+    with pytest.raises(IntegrityError, match="SHA256"):
+        archive.release_date("bullseye")
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+def test_a_password_in_somebody_elses_text_never_shows(scheme: str) -> None:
+    text = scrubbed(f"refused for '{scheme}://u:secret@host/p'")
+    assert text == "refused for 'https://host/p'"

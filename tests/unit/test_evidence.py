@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections.abc import Mapping
 
@@ -14,6 +15,11 @@ from builders.model.toolchains import GoArchive
 from builders.steps import evidence
 from builders.steps.evidence import Accounting, BuildTags
 from builders.tools.gitrepo import Change, Tagged
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 COMMIT = "f000fe11ece1" + "0" * 28
 GATED = '// +build linux,!nokmem\n\npackage fs\n\nconst limit = "memory.kmem.limit_in_bytes"\n'
@@ -306,3 +312,20 @@ def test_runcs_releases_are_written_among_what_a_person_wrote() -> None:
         evidence.runc_text(old, found[:1])
         == f'# why\n[releases]\n"1.0.0-rc9" = {row}\n\n# faults\n[[cves]]\n'
     )
+
+
+@pytest.mark.parametrize("revision", ["", "v1.0.0", "abc", "a" * 39])
+def test_a_revision_that_is_no_commit_is_no_fact(revision: str) -> None:
+    rows = {"Deps": [{"ImportPath": evidence.RUNC, "Rev": revision}]}
+    with pytest.raises(ValueError, match="no commit"):
+        evidence.runc_of_godeps(json.dumps(rows))
+
+
+def test_brackets_without_end_are_no_list_of_dependencies() -> None:
+    with pytest.raises(ValueError, match="no list"):
+        evidence.runc_of_godeps("[" * 200_000)
+
+
+@pytest.mark.parametrize("text", ["'" * 3 + '"', "a\nb", "\0\x7f", "\\", "'", '"', "", '"x' + "'"])
+def test_any_text_reads_back_from_a_data_file(text: str) -> None:
+    assert tomllib.loads(f"x = {evidence._toml(text)}") == {"x": text}

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from builders import pipeline
 from builders.errors import BusyError, MachineError, ProofError
 from builders.model.artifact import LOG, Binary, Check, CheckReport
 from builders.model.plan import BuildPlan
+from builders.model.releases import Facts
 from builders.steps import manifest
 
 REPORT = CheckReport((Check("runc", "hash", True, "as it should be"),))
@@ -166,3 +168,25 @@ def test_what_is_no_folder_is_not_replaced(kind: str, tmp_path: Path, plan: Buil
     with pytest.raises(MachineError, match="not a folder"):
         write(tmp_path, plan)
     assert place.is_symlink() is (kind == "link") and list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "report", ["{}", "[]", "{", "[" * 200_000, '{"passed": true, "checks": 1}']
+)
+def test_a_report_that_is_none_makes_a_build_begin_anew(
+    report: str, tmp_path: Path, plan: BuildPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = plan.request
+    place = write(tmp_path, plan)
+    assert pipeline._standing(request, Facts(), place) is not None
+    monkeypatch.setattr(CheckReport, "to_json", lambda _: report)
+    assert pipeline._standing(request, Facts(), write(tmp_path, plan)) is None
+
+
+@pytest.mark.parametrize("key", ["kubernetes", "kubernetes_commit"])
+def test_a_line_s_end_behind_a_value_is_refused(key: str, tmp_path: Path, plan: BuildPlan) -> None:
+    place = write(tmp_path, plan)
+    value = json.loads((place / "manifest.json").read_text())[key]
+    _edit(key, f"{value}\n")(place)
+    with pytest.raises(ProofError, match="malformed"):
+        manifest.read(place)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from builders.errors import FactsError
+from builders.errors import FactsError, IntegrityError
 from builders.model.components import patches_for
 from builders.model.releases import PATCHES, Facts
 from builders.model.series import load_series
+from builders.tools import mails
+from tests.unit.test_fuzz import proper
 
 KNOWN = Facts().known
 SERIES = PATCHES / "kubernetes/series.toml"
@@ -42,6 +44,12 @@ def edit(old: str, new: str) -> Callable[[Path], object]:
     return change
 
 
+def folders(component: Path) -> None:
+    for mail in component.glob("*.patch"):
+        mail.unlink()
+        mail.mkdir()
+
+
 HOLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unlisted mail": (lambda f: (f / "kubernetes/9.patch").touch(), "9.patch"),
     "a listed one that is not there": (edit('"0001-', '"0002-'), "not both and once"),
@@ -51,6 +59,16 @@ HOLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown key": (edit("brings", "takes"), "unknown keys: takes"),
     "no reason": (edit("reason =", "rumour ="), "rumour"),
     "empty evidence": (edit('evidence = "', 'evidence = "" # '), "evidence"),
+    "a folder for a mail": (
+        lambda f: folders(f / "kubernetes"),
+        "is not a file",
+    ),
+    "a number for a tag": (edit('brings = "nokmem"', "brings = 5"), "brings must be a text"),
+    "a file for a component": (lambda f: (f / "runc").touch(), "not a component: runc"),
+    "no end of brackets": (
+        lambda f: (f / "kubernetes/series.toml").write_text("a = " + "[" * 100_000),
+        "cannot be read",
+    ),
     "no mail": (lambda f: next((f / "kubernetes").glob("*.patch")).write_text("diff"), "not a mail"),
     "no component": (lambda f: (f / "kubelet").mkdir(), "not a component: kubelet"),
     "no series": (lambda f: (f / "kubernetes/series.toml").unlink(), "cannot be read"),
@@ -75,3 +93,21 @@ def test_a_series_of_ones_own_comes_after_the_projects(tmp_path: Path) -> None:
     shutil.copytree(PATCHES, tmp_path / "own")
     ours, own = patches_for(Facts(own_patches=tmp_path / "own"), "kubernetes", "v1.13.12")
     assert (ours.own, own.own) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [b"/etc/passwd", b"../x", b"a/../../x", b".git/config", b"a/.Git/hooks/x", b"\xff", b"a//b"],
+)
+def test_a_patch_may_not_leave_the_tree(path: bytes) -> None:
+    assert mails.touched(b"--- a/a/b.go\n+++ b/a/b.go\n") == ["a/b.go"]
+    with pytest.raises(IntegrityError, match="may not touch"):
+        mails.touched(b"--- a/a/b.go\n+++ b/%s\n" % path)
+
+
+def test_a_long_mail_that_is_none_is_known_soon(tmp_path: Path) -> None:
+    shutil.copytree(PATCHES, tmp_path / "own")
+    mail = next((tmp_path / "own/kubernetes").glob("*.patch"))
+    mail.write_text(f"From {'a' * 40} x\n" + "From: x\nDate: x\n" * 20_000)
+    error = proper(lambda: load_series(tmp_path / "own", KNOWN))
+    assert isinstance(error, FactsError) and "is not a mail" in error.fact

@@ -69,6 +69,17 @@ MISTAKES = {
     "half a hash": (
         "[archives.go.'1.12.9']\nplace = 'x'\nsha256 = 'ab'", "1.12.9.sha256", ":3", "reference.md"
     ),
+    "too long a number": ("[build]\nmemory = " + "1" * 5000, "is not TOML", "toml", "mend"),
+    "no end of brackets": ("a = " + "[" * 100_000, "is not TOML", "nokmem.toml", "mend that line"),
+    "a hash and a line's end": (
+        f"[archives.go.1]\nplace = 'x'\nsha256 = \"{'a' * 64}\\n\"", "1.sha256", ":3", "reference.md"
+    ),
+    "a mirror and a line's end": ("[mirrors]\nrunc = \"/x\\n\"", "mirrors.runc", ":2", "reference.md"),
+    "a zero byte": ("[mirrors]\nrunc = \"/x\\u0000\"", "mirrors.runc", ":2", "reference.md"),
+    "a zero byte in dist": ("[build]\ndist = \"\\u0000\"", "build.dist", ":2", "reference.md"),
+    "an archive's URL that is none": (
+        f"[archives.go.1]\nplace = 'http://[h/x'\nsha256 = '{'a' * 64}'", "not the URL", "archive", "%xx"
+    ),
     "a number": ("[build]\nmemory = 4", "build.memory: 4 is not of type", ":2", "reference.md"),
 }  # fmt: skip
 
@@ -89,3 +100,19 @@ def test_every_mirror_is_in_the_reference() -> None:
     reference = (Path(__file__).parents[2] / "docs/reference.md").read_text()
     for key, variable in VARIABLES.items():
         assert f"`mirrors.{key}`" in reference and f"`{variable}`" in reference
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[mirrors]\ngo = 'https://u:secret@h/x y'",
+        "mirrors = 'https://u:secret@h/x'",
+        "[archives]\ngo = 'https://u:secret@h/x'",
+        "[build]\nbuilder = 'https://u:secret@h/x'",
+        f"[archives.go.1]\nplace = 'https://u:12/secret@h'\nsha256 = '{'a' * 64}'",
+    ],
+)
+def test_a_mistake_beside_a_password_is_named_without_it(content: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(content, PLACE)
+    assert "secret" not in str(vars(caught.value))
