@@ -9,16 +9,18 @@ Exit codes: 0 done, 1 unforeseen, 2 usage, 3 unknown release, 4 machine lacks so
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import functools
+import inspect
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from invoke.collection import Collection
 from invoke.context import Context
@@ -59,27 +61,111 @@ WHAT = {
 command = functools.partial(task, auto_shortflags=False)
 
 
+@dataclass(frozen=True)
+class What:
+    """The options that say what to build: the words of `plan`, `build` and `fetch` alike."""
+
+    variant: str = "nokmem"
+    target: str = "el7"
+    runc: str = ""
+    k8s_source: str = "auto"
+    k8s_sha256: str = ""
+    runc_source: str = "auto"
+    runc_sha256: str = ""
+    toolchain: str = ""
+    go: str = "auto"
+    kubelet_tags: str = ""
+    runc_tags: str = "seccomp"
+    patches: str = ""
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        return _settings()
+
+    @property
+    def own_patches(self) -> Path | None:
+        word = self.patches or self.settings.build.get("patches", "")
+        return Path(word) if word else None
+
+    def request(self, k8s: str) -> BuildRequest:
+        from builders.model.plan import BuildRequest
+
+        kubernetes, own_kubernetes, _ = _source("kubernetes", self.k8s_source, self.k8s_sha256)
+        runc, own_runc, _ = _source("runc", self.runc_source, self.runc_sha256)
+        return BuildRequest(
+            k8s,
+            self.variant,
+            self.target,
+            self.runc,
+            kubernetes,
+            runc,
+            self.toolchain or self.settings.build.get("toolchain", "auto"),
+            self.go,
+            tuple(self.kubelet_tags.split()),
+            tuple(self.runc_tags.split()),
+            (*own_kubernetes, *own_runc, *self.settings.archives),
+        )
+
+    def options(
+        self,
+        builder: str,
+        limits: Limits,
+        keep: bool = False,
+        offline: bool = False,
+        rebuild: bool = False,
+    ) -> Options:
+        from builders.steps.sources import Places
+        from builders.supply import Options
+
+        folders, archives = {}, dict(self.settings.places)
+        for component, word, sha256 in (
+            ("kubernetes", self.k8s_source, self.k8s_sha256),
+            ("runc", self.runc_source, self.runc_sha256),
+        ):
+            kind, own, place = _source(component, word, sha256)
+            if kind == "dir":
+                folders["kubelet" if component == "kubernetes" else component] = Path(place)
+            archives.update({archive.sha256: place for archive in own})
+        return Options(
+            Places(self.settings.environment(os.environ), folders, archives),
+            builder or self.settings.build.get("builder", "auto"),
+            limits,
+            keep,
+            offline,
+            rebuild,
+            self.own_patches,
+        )
+
+
+def asks_what(body: Callable[..., None]) -> Callable[..., None]:
+    """Give a task the options of What, each by its name; they reach it as one value, `what`."""
+    words = {field.name: field.default for field in dataclasses.fields(What)}
+
+    @functools.wraps(body)
+    def asked(context: Context, **given: Any) -> None:
+        what = What(**{name: given.pop(name) for name in words})
+        body(context, what=what, **given)
+
+    context, *others = inspect.signature(body).parameters.values()
+    kind = inspect.Parameter.KEYWORD_ONLY
+    own = [inspect.Parameter(n, kind, default=default) for n, default in words.items()]
+    kept = [one.replace(kind=kind) for one in others if one.name != "what"]
+    first, *rest = kept  # --k8s comes first in --help
+    asked.__signature__ = inspect.Signature([context, first, *own, *rest])  # type: ignore[attr-defined]
+    return asked
+
+
 @command(
     help={
         **WHAT,
         "format": "text or json",
     }
 )
+@asks_what
 def plan(
     _: Context,
+    what: What,
     k8s: str = "",
-    variant: str = "nokmem",
-    target: str = "el7",
-    runc: str = "",
-    k8s_source: str = "auto",
-    k8s_sha256: str = "",
-    runc_source: str = "auto",
-    runc_sha256: str = "",
-    toolchain: str = "",
-    go: str = "auto",
-    kubelet_tags: str = "",
-    runc_tags: str = "seccomp",
-    patches: str = "",
     format: str = "text",  # noqa: A002 -- the option's name
 ) -> None:
     """Print what a build would do. Contacts nobody.
@@ -100,13 +186,8 @@ def plan(
             raise UsageError(
                 f"{format!r} is not a format", place="--format", next_step="use text or json"
             )
-        settings = _settings()
-        what = _What(
-            variant, target, runc, (k8s_source, k8s_sha256), (runc_source, runc_sha256),
-            toolchain, go, kubelet_tags, runc_tags, patches, settings,
-        )  # fmt: skip
         request = what.request(k8s)
-        facts = Facts(own_patches=what.patches)
+        facts = Facts(own_patches=what.own_patches)
         decided = resolve(request, facts)
         if format == "json":
             terminal.text(decided.to_json().rstrip("\n"))
@@ -216,21 +297,11 @@ def matrix(
         "profile": "say what each phase took, beside the time before",
     }
 )
+@asks_what
 def build(
     _: Context,
+    what: What,
     k8s: str = "",
-    variant: str = "nokmem",
-    target: str = "el7",
-    runc: str = "",
-    k8s_source: str = "auto",
-    k8s_sha256: str = "",
-    runc_source: str = "auto",
-    runc_sha256: str = "",
-    toolchain: str = "",
-    go: str = "auto",
-    kubelet_tags: str = "",
-    runc_tags: str = "seccomp",
-    patches: str = "",
     builder: str = "",
     dist: str = "",
     memory: str = "",
@@ -252,12 +323,7 @@ def build(
         from builders.tools.builder import Limits
         from builders.tools.terminal import elapsed
 
-        settings = _settings()
-        what = _What(
-            variant, target, runc, (k8s_source, k8s_sha256), (runc_source, runc_sha256),
-            toolchain, go, kubelet_tags, runc_tags, patches, settings,
-        )  # fmt: skip
-        said = settings.build
+        said = what.settings.build
         limits = Limits(
             _bytes(memory or said.get("memory", "")), _cores(cpus or said.get("cpus", ""))
         )
@@ -285,21 +351,11 @@ def build(
         "offline": "only say what is missing",
     }
 )
+@asks_what
 def fetch(
     _: Context,
+    what: What,
     k8s: str = "",
-    variant: str = "nokmem",
-    target: str = "el7",
-    runc: str = "",
-    k8s_source: str = "auto",
-    k8s_sha256: str = "",
-    runc_source: str = "auto",
-    runc_sha256: str = "",
-    toolchain: str = "",
-    go: str = "auto",
-    kubelet_tags: str = "",
-    runc_tags: str = "seccomp",
-    patches: str = "",
     builder: str = "",
     offline: bool = False,
 ) -> None:
@@ -314,11 +370,6 @@ def fetch(
         from builders import pipeline
         from builders.tools.builder import Limits
 
-        settings = _settings()
-        what = _What(
-            variant, target, runc, (k8s_source, k8s_sha256), (runc_source, runc_sha256),
-            toolchain, go, kubelet_tags, runc_tags, patches, settings,
-        )  # fmt: skip
         requests = [what.request(version.strip()) for version in k8s.split(",")]
         options = what.options(builder, Limits(), offline=offline)
         for decided in pipeline.fetch(requests, options, _cache(), terminal):
@@ -363,14 +414,10 @@ def patches(
             raise UsageError(
                 f"{format!r} is not a format", place="--format", next_step="use text or markdown"
             )
-        settings = _settings()
-        what = _What(
-            "nokmem", "el7", "", (k8s_source, ""), ("auto", ""), "debian", "auto", "", "seccomp",
-            patches, settings,
-        )  # fmt: skip
+        what = What(k8s_source=k8s_source, patches=patches, toolchain="debian")
         if not check:
             columns: tuple[str, ...] = ("component", "patch", "serves", "what it does")
-            rows: list[tuple[str, ...]] = survey.patch_series(what.patches)
+            rows: list[tuple[str, ...]] = survey.patch_series(what.own_patches)
         else:
             versions = [v.strip() for v in k8s.split(",")] if k8s else survey.ends_of_minors()
             found = pipeline.check_patches(
@@ -605,10 +652,12 @@ def lint(_: Context) -> None:
 
 @command()
 def audit(_: Context) -> None:
-    """Ask OSV what vulnerabilities are known of the Python packages in requirements/run.txt.
+    """Ask what vulnerabilities our packages have.
 
-    Exit codes: 1 a vulnerability is known, 4 pip-audit is not installed, 5 the service does not
-    answer.
+    OSV is asked for the Python packages in requirements/run.txt.
+
+    Exit codes: 1 a vulnerability is known, 4 pip-audit is not installed,
+    5 the service does not answer.
     """
     with _terminal() as terminal:
         from builders.tools import advisories
@@ -647,77 +696,6 @@ def _rows(rows: Iterable[Row], files: bool) -> list[tuple[str, str, str, str]]:
         if group and not files:
             found.append(row("file", sum(r.size for r in group), needed, f"{len(group)} files"))
     return found
-
-
-@dataclass(frozen=True)
-class _What:
-    """The words of the options that say what to build, and what the settings add to them."""
-
-    variant: str
-    target: str
-    runc: str
-    k8s_source: tuple[str, str]
-    runc_source: tuple[str, str]
-    toolchain: str
-    go: str
-    kubelet_tags: str
-    runc_tags: str
-    own_patches: str
-    settings: Settings
-
-    @property
-    def patches(self) -> Path | None:
-        word = self.own_patches or self.settings.build.get("patches", "")
-        return Path(word) if word else None
-
-    def request(self, k8s: str) -> BuildRequest:
-        from builders.model.plan import BuildRequest
-
-        kubernetes, own_kubernetes, _ = _source("kubernetes", *self.k8s_source)
-        runc, own_runc, _ = _source("runc", *self.runc_source)
-        return BuildRequest(
-            k8s,
-            self.variant,
-            self.target,
-            self.runc,
-            kubernetes,
-            runc,
-            self.toolchain or self.settings.build.get("toolchain", "auto"),
-            self.go,
-            tuple(self.kubelet_tags.split()),
-            tuple(self.runc_tags.split()),
-            (*own_kubernetes, *own_runc, *self.settings.archives),
-        )
-
-    def options(
-        self,
-        builder: str,
-        limits: Limits,
-        keep: bool = False,
-        offline: bool = False,
-        rebuild: bool = False,
-    ) -> Options:
-        from builders.steps.sources import Places
-        from builders.supply import Options
-
-        folders, archives = {}, dict(self.settings.places)
-        for component, (word, sha256) in (
-            ("kubernetes", self.k8s_source),
-            ("runc", self.runc_source),
-        ):
-            kind, own, place = _source(component, word, sha256)
-            if kind == "dir":
-                folders["kubelet" if component == "kubernetes" else component] = Path(place)
-            archives.update({archive.sha256: place for archive in own})
-        return Options(
-            Places(self.settings.environment(os.environ), folders, archives),
-            builder or self.settings.build.get("builder", "auto"),
-            limits,
-            keep,
-            offline,
-            rebuild,
-            self.patches,
-        )
 
 
 def _source(component: str, word: str, sha256: str) -> tuple[str, tuple[OwnArchive, ...], str]:
