@@ -19,6 +19,7 @@ from builders.errors import (
     MachineError,
     NokmemError,
     ProofError,
+    ToolchainError,
     UnavailableError,
     UsageError,
 )
@@ -106,8 +107,8 @@ def build(
         try:
             supply = Supply(facts, options, cache, terminal, builder)
             decided = supply.settle(request)
+            decided = _equip(request, decided, builder, supply, write)
             patched = _patch(decided, ["kubelet", "runc"], facts, supply)
-            _make_toolchain(decided, builder, supply, terminal, write)
             binaries = _compile(decided, builder, supply, patched, folder, write)
         except NokmemError:
             _keep_log(folder, dist, name, terminal, log)
@@ -168,20 +169,21 @@ def fetch(
     requests: Iterable[BuildRequest], options: Options, cache: Cache, terminal: Terminal
 ) -> tuple[BuildPlan, ...]:
     """Leave in the cache all that builds of these would need, and tell what each will be."""
-    facts = Facts(own_patches=options.patches)
+    facts, requests = Facts(own_patches=options.patches), tuple(requests)
     with ExitStack() as stack:
         builder = choose(options.builder, cache, terminal)
         stack.callback(builder.close)
         stack.enter_context(cache.lock(IN_USE, shared=True))
         supply = Supply(facts, options, cache, terminal, builder)
-        decided = supply.settle_all(requests)
-        for one in () if options.offline else decided:
-            if one.toolchain.image is not None:
-                _make_toolchain(one, builder, supply, terminal, lambda _: None)
-            else:
+        decided = list(supply.settle_all(requests))
+        for number, one in enumerate(() if options.offline else tuple(decided)):
+            if one.toolchain.image is not None:  # made now, because making it takes a network
+                one = _equip(requests[number], one, builder, supply, lambda _: None)
+                decided[number] = one
+            if one.toolchain.packages:
                 with terminal.phase(f"fetch toolchain {one.toolchain.name}", "bytes") as phase:
                     supply.fetch_toolchain(one, phase)
-    return decided
+    return tuple(decided)
 
 
 def verify(folder: Path) -> tuple[Manifest, CheckReport]:
@@ -295,11 +297,30 @@ def _patch(
     return found
 
 
-def _make_toolchain(
-    decided: BuildPlan, builder: Builder, supply: Supply, terminal: Terminal, write: OnOutput
-) -> None:
+def _equip(
+    request: BuildRequest, decided: BuildPlan, builder: Builder, supply: Supply, write: OnOutput
+) -> BuildPlan:
+    """Make the toolchain; the plan that it is of.
+
+    An image that was left to "auto" and cannot be made gives way to the tree that needs no
+    network to be made, and that is said.
+    """
+    try:
+        _make_toolchain(decided, builder, supply, write)
+        return decided
+    except (ToolchainError, UnavailableError) as error:
+        if request.toolchain != "auto" or decided.toolchain.image is None:
+            raise
+        name = decided.toolchain.name
+        supply.terminal.say(f"toolchain: debian, because {name} cannot be made: {error.fact}")
+    settled = supply.settle(dataclasses.replace(request, toolchain="debian"))
+    _make_toolchain(settled, builder, supply, write)
+    return settled
+
+
+def _make_toolchain(decided: BuildPlan, builder: Builder, supply: Supply, write: OnOutput) -> None:
     wanted = decided.toolchain
-    with terminal.phase(f"toolchain {wanted.name}", "bytes") as phase:
+    with supply.terminal.phase(f"toolchain {wanted.name}", "bytes") as phase:
 
         def take(line: str) -> None:
             write(line)

@@ -876,3 +876,38 @@ def test_what_the_engine_prints_of_a_mirror_is_kept_without_its_password(
     for said in ("\n".join(lines), f"{vars(caught.value)}"):
         assert "http://vault.example/os" in said
         assert not [word for word in SECRETS if word in said]
+
+
+class NoImages(Ready):
+    """An engine that has the base image at hand, and nothing made of it."""
+
+    def has(self, key: str) -> bool:
+        return not key
+
+    def answer(self, base: str) -> str | None:
+        return None if base else "no base"
+
+
+def test_an_image_that_cannot_be_made_gives_way_aloud_unless_it_was_asked_for(
+    world: World, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def make(decided: BuildPlan, *_: object) -> None:
+        made.append(decided.toolchain.name)
+        if decided.toolchain.image is not None:
+            raise ToolchainError("yum finds nothing")
+
+    monkeypatch.setattr(pipeline, "_make_toolchain", make)
+    builder: Any = NoImages()
+    supply = world.supply(builder)
+    request = BuildRequest(ONE)
+    decided = supply.settle(request)
+    assert decided.toolchain.name == "el7"
+    instead = pipeline._equip(request, decided, builder, supply, lambda _: None)
+    assert (instead.request.toolchain, instead.request.go) == ("debian", GO)
+    assert made == ["el7", "debian-bullseye"]
+    assert "debian, because el7 cannot be made: yum finds nothing" in capfd.readouterr().err
+    asked = dataclasses.replace(request, toolchain="el7")
+    with pytest.raises(ToolchainError, match="yum finds nothing"):
+        pipeline._equip(asked, supply.settle(asked), builder, supply, lambda _: None)
