@@ -4,7 +4,7 @@ Everything heavy is imported inside a task, so that listing the tasks costs noth
 
 Exit codes: 0 done, 1 unforeseen, 2 usage, 3 unknown release, 4 machine lacks something,
 5 source unavailable, 6 integrity, 7 toolchain, 8 compile, 9 proof, 10 busy, 11 facts,
-130 interrupted.
+12 package, 13 publish, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from builders.tools.terminal import Terminal
 
 ROOT = Path(__file__).parent
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DIST = "dist"
 #: Bytes; no engine starts a container with less than 6 MB, no compiler lives in less than this.
 LEAST_MEMORY = 64 << 20
@@ -55,7 +56,10 @@ WHAT = {
     "kubelet_tags": "build tags of kubelet beside nokmem, such as providerless",
     "runc_tags": "build tags of runc beside nokmem, instead of seccomp",
     "patches": "folder with a series of your own, applied after the project's",
+    "stamp": "let kubelet's --version show the id of its build",
 }
+
+BUNDLE = "take what it needs from this bundle and the cache, contact nobody"
 
 #: Options have one spelling, the long one: a script should read like a sentence.
 command = functools.partial(task, auto_shortflags=False)
@@ -77,6 +81,7 @@ class What:
     kubelet_tags: str = ""
     runc_tags: str = "seccomp"
     patches: str = ""
+    stamp: bool = False
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -104,6 +109,7 @@ class What:
             tuple(self.kubelet_tags.split()),
             tuple(self.runc_tags.split()),
             (*own_kubernetes, *own_runc, *self.settings.archives),
+            self.stamp,
         )
 
     def options(
@@ -113,6 +119,7 @@ class What:
         keep: bool = False,
         offline: bool = False,
         rebuild: bool = False,
+        bundle: str = "",
     ) -> Options:
         from builders.steps.sources import Places
         from builders.supply import Options
@@ -131,9 +138,10 @@ class What:
             builder or self.settings.build.get("builder", "auto"),
             limits,
             keep,
-            offline,
+            offline or bool(bundle),
             rebuild,
             self.own_patches,
+            Path(bundle) if bundle else None,
         )
 
 
@@ -200,7 +208,11 @@ def plan(
             components[one.name] = (
                 f"{one.version} from {one.source.provider} {one.source.revision}",
                 f"Go {one.go}, {one.linking}, tags {' '.join(one.tags)}",
-                *(f"patch {p['name'][:4]}: {p['subject']}" for p in one.source.patches),
+                *(
+                    f"patch {p['name'].partition('-')[0]}: {p['subject']}"
+                    for p in one.source.patches
+                ),
+                *([f"adopts running containers as {one.build}"] if one.build else []),
             )
         terminal.facts(
             {
@@ -293,6 +305,7 @@ def matrix(
         "cpus": "cores that the build may use, such as 2",
         "keep": "keep the build room to look into; its entry is printed",
         "offline": "use the cache alone; what is missing is named all at once",
+        "from_bundle": BUNDLE,
         "rebuild": "build anew what stands in dist already",
         "profile": "say what each phase took, beside the time before",
     }
@@ -308,6 +321,7 @@ def build(
     cpus: str = "",
     keep: bool = False,
     offline: bool = False,
+    from_bundle: str = "",
     rebuild: bool = False,
     profile: bool = False,
 ) -> None:
@@ -327,20 +341,24 @@ def build(
         limits = Limits(
             _bytes(memory or said.get("memory", "")), _cores(cpus or said.get("cpus", ""))
         )
-        options = what.options(builder, limits, keep, offline, rebuild)
+        options = what.options(builder, limits, keep, offline, rebuild, from_bundle)
         folder = Path(dist or said.get("dist", DIST))
         built = pipeline.build(what.request(k8s), options, folder, _cache(), terminal)
         if profile:
             before = dict(built.profile_before)
-            columns = ("phase", "took", "the time before")
             terminal.table(
-                columns,
+                ("phase", "  took", "before"),
                 (
-                    (title, elapsed(took), elapsed(before[title]) if title in before else "-")
+                    (
+                        title,
+                        f"{elapsed(took):>6}",
+                        f"{elapsed(before[title]) if title in before else '-':>6}",
+                    )
                     for title, took in built.profile or built.profile_before
                 ),
+                ("before",),
             )
-        terminal.text(f"{built.place}: kubelet, runc; {built.checks} checks passed")
+        terminal.sentence(f"{built.place}: kubelet, runc; {built.checks} checks passed")
 
 
 @command(
@@ -349,6 +367,7 @@ def build(
         "k8s": "Kubernetes releases, with commas between them: v1.15.3,v1.20.2",
         "builder": "auto, container or rootfs",
         "offline": "only say what is missing",
+        "from_bundle": "take all that this bundle holds, contact nobody; --k8s may be left out",
     }
 )
 @asks_what
@@ -358,6 +377,7 @@ def fetch(
     k8s: str = "",
     builder: str = "",
     offline: bool = False,
+    from_bundle: str = "",
 ) -> None:
     """Fill the cache with all that builds need.
 
@@ -370,18 +390,24 @@ def fetch(
         from builders import pipeline
         from builders.tools.builder import Limits
 
-        requests = [what.request(version.strip()) for version in k8s.split(",")]
-        options = what.options(builder, Limits(), offline=offline)
+        versions = [] if from_bundle and not k8s else k8s.split(",")
+        requests = [what.request(version.strip()) for version in versions]
+        options = what.options(builder, Limits(), offline=offline, bundle=from_bundle)
         for decided in pipeline.fetch(requests, options, _cache(), terminal):
             sources = " and ".join(
                 f"{c.name} {c.version} from {c.source.provider}" for c in decided.components
             )
-            terminal.text(f"{decided.kubernetes}: {sources}, Go {decided.toolchain.go[0].version}")
+            terminal.sentence(
+                f"{decided.kubernetes}: {sources}, Go {decided.toolchain.go[0].version}"
+            )
+        if from_bundle:
+            terminal.sentence(f"{from_bundle}: what it holds is in the cache")
 
 
 @command(
     help={
         "check": "apply each release's series to its real tree",
+        "test": "run the patches' own Go tests in the tree of one --k8s",
         "k8s": "releases, with commas between them, instead of the first and last of each minor",
         "k8s_source": WHAT["k8s_source"],
         "patches": WHAT["patches"],
@@ -392,6 +418,7 @@ def fetch(
 def patches(
     _: Context,
     check: bool = False,
+    test: bool = False,
     k8s: str = "",
     k8s_source: str = "auto",
     patches: str = "",
@@ -400,24 +427,36 @@ def patches(
 ) -> None:
     """List the patches and the releases they serve.
 
-    With --check, apply them to each release's real tree.
+    With --check, apply them to each release's real tree. With --test,
+    run their own Go tests in the patched tree, where it is compiled.
 
     Exit codes: 1 one does not apply, 2 usage, 3 unknown release,
-    11 a malformed series.
+    9 a test fails, 11 a malformed series.
     """
     with _terminal() as terminal:
         from builders import pipeline, survey
         from builders.errors import UsageError
         from builders.tools.builder import Limits
 
+        if test and (check or not k8s or "," in k8s):
+            raise UsageError(
+                "the tests run in the tree of one release",
+                place="--test",
+                next_step="./run patches --test --k8s v1.20.2",
+            )
         if format not in ("text", "markdown"):
             raise UsageError(
                 f"{format!r} is not a format", place="--format", next_step="use text or markdown"
             )
         what = What(k8s_source=k8s_source, patches=patches, toolchain="debian")
-        if not check:
-            columns: tuple[str, ...] = ("component", "patch", "serves", "what it does")
-            rows: list[tuple[str, ...]] = survey.patch_series(what.own_patches)
+        if test:
+            options = what.options("", Limits(), offline=offline)
+            report = pipeline.test_patches(what.request(k8s), options, _cache(), terminal)
+            columns: tuple[str, ...] = ("package", "its tests passed in")
+            rows: list[tuple[str, ...]] = [(one.package, one.took) for one in report.tested]
+        elif not check:
+            columns = ("component", "patch", "serves", "what it does")
+            rows = survey.patch_series(what.own_patches)
         else:
             versions = [v.strip() for v in k8s.split(",")] if k8s else survey.ends_of_minors()
             found = pipeline.check_patches(
@@ -425,33 +464,57 @@ def patches(
                 what.options("", Limits(), offline=offline), _cache(), terminal,
             )  # fmt: skip
             columns = ("Kubernetes", "patches", "on its real tree")
-            rows = [(r.kubernetes, ", ".join(r.patches) or "-", r.result) for r in found]
+            rows = [
+                (r.kubernetes, " ".join(p.partition("-")[0] for p in r.patches) or "-", r.result)
+                for r in found
+            ]
         if format == "markdown":
             for line in (columns, ["---"] * len(columns), *rows):
                 terminal.text(f"| {' | '.join(line)} |")
         else:
             terminal.table(columns, rows)
+        if test:
+            added, own = report.costs["adoption"], report.costs["upstream"]
+            terminal.text(
+                f"a look at a container: adoption adds {added:.0f} ns to upstream's {own:.0f} ns, "
+                f"{added / own:.2f}"
+            )
         if check and not all(row.applied for row in found):
             raise Exit(code=1)
 
 
-@command(help={"dist": "a folder that a build has made, such as dist/v1.20.2"})
-def verify(_: Context, dist: str = "") -> None:
+@command(
+    help={
+        "dist": "a folder that a build has made, such as dist/v1.20.2",
+        "from_bundle": "a bundle instead: each file of it, and its dist folders",
+    }
+)
+def verify(_: Context, dist: str = "", from_bundle: str = "") -> None:
     """Prove a dist folder again.
 
     Files, hashes, architecture, libraries, version, nokmem.
 
-    Exit codes: 2 usage, 3 unknown release, 9 proof.
+    Exit codes: 2 usage, 3 unknown release, 5 no such bundle, 6 integrity,
+    9 proof.
     """
     with _terminal() as terminal:
         from builders import pipeline
         from builders.errors import UsageError
 
-        if not dist:
+        if from_bundle and dist:
             raise UsageError(
-                "no folder is named", place="--dist", next_step="write --dist dist/v1.20.2"
+                "what is proven is either a dist folder or a bundle",
+                place="--dist, --from-bundle",
+                next_step="./run verify --from-bundle nokmem.tar",
             )
-        described, report = pipeline.verify(Path(dist))
+        if from_bundle:
+            about, found = pipeline.verify_bundle(Path(from_bundle), _cache(), terminal)
+            terminal.table(("", "what", "found"), (("pass", *row) for row in found))
+            for words in about.made_for:
+                terminal.sentence(f"made for: {words}")
+            terminal.sentence(f"{from_bundle}: whole, each file is as its index says")
+            return
+        described, report = pipeline.verify(_folder(dist))
         terminal.table(
             ("", "binary", "check", "found"),
             (
@@ -465,6 +528,221 @@ def verify(_: Context, dist: str = "") -> None:
             if described.data["variant"] == "stock":
                 error.next_step = "nothing: by its manifest this is the control, which must fail"
             raise error
+        terminal.sentence(f"{dist}: {len(report.checks)} checks passed")
+
+
+@command(
+    help={
+        "dist": "a folder that a build has made, such as dist/v1.20.2",
+        "release": "the packages' release instead of 1, such as 2.site",
+        "sign": "the key of your GnuPG keyring to sign with, by its fingerprint",
+        "builder": "auto, container or rootfs",
+        "offline": "take everything from the cache, contact nobody",
+        "from_bundle": BUNDLE,
+    }
+)
+def package(
+    _: Context,
+    dist: str = "",
+    release: str = "",
+    sign: str = "",
+    builder: str = "",
+    offline: bool = False,
+    from_bundle: str = "",
+) -> None:
+    """Make the RPMs of a proven dist folder.
+
+    They are put into it, its manifest names them. None if `verify` refuses it.
+
+    Exit codes: 2 usage, 4 machine, 5 unavailable, 7 toolchain, 9 proof, 10 busy,
+    12 package.
+    """
+    with _terminal() as terminal:
+        from builders import pipeline
+        from builders.tools.builder import Limits
+
+        options = What().options(builder, Limits(), offline=offline, bundle=from_bundle)
+        made = pipeline.package(_folder(dist), release, sign, options, _cache(), terminal)
+        for one in made:
+            by = f"signed by {one.signed_by}" if one.signed_by else "not signed"
+            terminal.sentence(f"{one.path}: {one.size / 1e6:.1f} MB, {by}")
+
+
+@command(
+    help={
+        "dist": "a folder that a build has made, such as dist/v1.20.2",
+        "k8s_source": "the same source again, where it was a folder or an archive's file or URL",
+        "runc_source": "likewise",
+        "patches": "folder with the series of your own that was applied",
+        "builder": "auto, container or rootfs",
+        "offline": "take everything from the cache, contact nobody",
+        "from_bundle": BUNDLE,
+    }
+)
+def reproduce(
+    _: Context,
+    dist: str = "",
+    k8s_source: str = "auto",
+    runc_source: str = "auto",
+    patches: str = "",
+    builder: str = "",
+    offline: bool = False,
+    from_bundle: str = "",
+) -> None:
+    """Build a dist folder again and compare.
+
+    From its manifest alone; of packages, all but the signatures.
+
+    Exit codes: as build and package; 9 where a byte differs.
+    """
+    with _terminal() as terminal:
+        import tempfile
+
+        from builders import pipeline
+        from builders.errors import ProofError
+        from builders.tools.builder import Limits
+
+        place = _folder(dist)
+        what = What(k8s_source=k8s_source, runc_source=runc_source, patches=patches)
+        options = what.options(builder, Limits(), offline=offline, bundle=from_bundle)
+        with tempfile.TemporaryDirectory(prefix="nokmem-again-") as work:
+            rows = pipeline.reproduce(place, Path(work), options, _cache(), terminal)
+        columns = ("", "file", "sha256", "again")
+        said = {True: "same", False: "DIFFERS"}
+        terminal.table(columns, ((said[r.same], r.name, r.there[:16], r.again[:16]) for r in rows))
+        others = [row for row in rows if not row.same]
+        if others:
+            raise ProofError(
+                f"{', '.join(row.name for row in others)}: not the same again",
+                place=dist,
+                next_step="" if others[0].why else "apt-get install diffoscope explains it",
+                detail=others[0].why,
+            )
+        terminal.sentence(f"{dist}: all {len(rows)} files are the same again")
+
+
+@command(
+    help={
+        "dist": "dist folders with packages, separated by commas",
+        "folder": "the repository",
+        "url": "where nodes will find that folder, such as https://yum.example/nokmem",
+        "sign": "the key of your GnuPG keyring that signed the packages",
+    }
+)
+def repo(_: Context, dist: str = "", folder: str = "repo", url: str = "", sign: str = "") -> None:
+    """Add packages of dist folders to a yum repository.
+
+    What is there stays; readers see the old index or the new one.
+
+    Exit codes: 2 usage, 4 machine, 9 proof, 10 busy, 12 package.
+    """
+    with _terminal() as terminal:
+        from builders import pipeline
+        from builders.tools.builder import Limits
+
+        dists = [_folder(word.strip()) for word in dist.split(",")]
+        where = url or Path(folder).resolve().as_uri()
+        options = What().options("", Limits())
+        added, count = pipeline.repo(dists, Path(folder), where, sign, options, terminal)
+        said = "signed" if sign else "not signed"
+        terminal.sentence(f"{folder}: {count} packages, {added} of them new; {said}; {where}")
+
+
+@command(
+    help={
+        **WHAT,
+        "k8s": "Kubernetes releases to build there, with commas between them: v1.15.3,v1.20.2",
+        "dist": "proven dist folders to bring along, separated by commas",
+        "output": "the bundle",
+    }
+)
+@asks_what
+def bundle(
+    _: Context, what: What, k8s: str = "", dist: str = "", output: str = "nokmem.tar"
+) -> None:
+    """Pack all that a machine without network needs.
+
+    The project, its Python packages, sources, Go and toolchain of builds, and
+    dist folders; one file, for `--from-bundle`.
+
+    Exit codes: 2 usage, 3 unknown release, 4 machine, 5 unavailable, 6 integrity,
+    9 proof, 12 a signature.
+    """
+    with _terminal() as terminal:
+        from builders import pipeline
+        from builders.errors import UsageError
+        from builders.tools.builder import Limits
+        from builders.tools.terminal import size
+
+        if not k8s and not dist:
+            raise UsageError(
+                "nothing is named that the bundle is for",
+                place="--k8s, --dist",
+                next_step="./run bundle --k8s v1.20.2 --dist dist/v1.20.2 --output nokmem.tar",
+            )
+        versions = [version.strip() for version in k8s.split(",")] if k8s else []
+        made = pipeline.bundle(
+            [what.request(version) for version in versions],
+            [_folder(word.strip()) for word in dist.split(",")] if dist else [],
+            Path(output), ROOT, what.options("", Limits()), _cache(), terminal,
+        )  # fmt: skip
+        for words in made.about.made_for:
+            terminal.sentence(f"for: {words}")
+        terminal.sentence(f"{output}: {size(made.size)}, sha256 {made.sha256}")
+
+
+@command(
+    help={
+        "to": "a folder, s3://bucket/prefix, https://host/path, github:owner/name@tag or "
+        "oci://registry/name:tag",
+        "dist": "a folder that a build has made, such as dist/v1.20.2",
+        "repo": "a folder with a yum repository, instead",
+        "dry_run": "only say what would be sent, kept or refused",
+    }
+)
+def publish(
+    _: Context, to: str = "", dist: str = "", repo: str = "", dry_run: bool = False
+) -> None:
+    """Put a proven dist folder where others get it.
+
+    Or a yum repository. What is there already is kept, what is there with other
+    content is never replaced, and what makes the rest visible is sent last.
+
+    Exit codes: 2 usage, 4 machine, 9 proof, 10 busy, 13 publish.
+    """
+    with _terminal() as terminal:
+        from contextlib import closing
+
+        from builders import pipeline
+        from builders.errors import UsageError
+        from builders.steps.publish import refuse
+        from builders.tools import targets
+        from builders.tools.terminal import size
+
+        if bool(dist) == bool(repo):
+            raise UsageError(
+                "what is published is either a dist folder or a repository",
+                place="--dist, --repo",
+                next_step="./run publish --dist dist/v1.20.2 --to s3://bucket/prefix",
+            )
+        with closing(targets.named(to, os.environ)) as target:
+            rows, changed = pipeline.publish(
+                Path(dist or repo), target, terminal, is_repository=bool(repo), dry_run=dry_run
+            )
+            terminal.table(
+                ("", "    size", "file"),
+                ((row.fate, f"{size(row.item.size):>8}", row.item.place) for row in rows),
+            )
+            if dry_run:
+                refuse(rows, target)
+            sent = sum(row.fate == "sent" for row in rows)
+            if dry_run:
+                said = f"would send {sent} of {len(rows)} files"
+            elif changed:
+                said = f"{sent} of {len(rows)} files sent, all are there"
+            else:
+                said = f"nothing to send, all {len(rows)} files are there"
+            terminal.sentence(f"{target.place}: {said}")
 
 
 @command(help={"dist": "folder that would receive <release>/"})
@@ -501,7 +779,7 @@ def doctor(_: Context, dist: str = DIST) -> None:
                 next_step="mend what is listed above, then run doctor again",
             )
         silent = any(row.optional for row in missing)
-        terminal.text(
+        terminal.sentence(
             "this machine can build" + (", from the sources that are ok" if silent else "")
         )
 
@@ -539,7 +817,7 @@ def prune(_: Context, everything: bool = False, dry_run: bool = False) -> None:
         terminal.table(ROWS, _rows(gone, False))
         total = size(sum(row.size for row in gone))
         what = "1 thing" if len(gone) == 1 else f"{len(gone)} things"
-        terminal.text(f"{'would remove' if dry_run else 'removed'} {what}, {total}")
+        terminal.sentence(f"{'would remove' if dry_run else 'removed'} {what}, {total}")
 
 
 @command(
@@ -621,9 +899,9 @@ def test(_: Context, everything: bool = False, level: str = "", select: str = ""
 
 @command()
 def lint(_: Context) -> None:
-    """Check style, types, imports, scripts, Dockerfiles.
+    """Check style, types, imports, scripts, CI files.
 
-    And that the lowest supported Python suffices.
+    Dockerfiles too, and that the lowest supported Python suffices.
 
     Exit codes: 1 a check failed, 4 shellcheck is not installed.
     """
@@ -633,15 +911,19 @@ def lint(_: Context) -> None:
     if shellcheck is None:
         raise Exit(f"shellcheck is missing: {process.install_hint('shellcheck')}", code=4)
     scripts = ["run", ".ci/run", *(str(p.relative_to(ROOT)) for p in ROOT.glob("[!.]*/**/*.sh"))]
+    ours = ("tasks.py", "builders", "rollout")
     dockerfiles = [str(p.relative_to(ROOT)) for p in ROOT.glob("dockerfiles/*/Dockerfile")]
+    schema = [_tool("check-jsonschema"), "--quiet", "--builtin-schema"]
     commands = (
         [_tool("ruff"), "check", "."],
         [_tool("ruff"), "format", "--check", "."],
         [_tool("mypy")],
         [_tool("lint-imports")],
-        [_tool("vermin"), "--no-tips", "--target=3.10-", "--violations", "tasks.py", "builders"],
+        [_tool("vermin"), "--no-tips", "--target=3.10-", "--violations", *ours],
         [shellcheck, *scripts],
         [_tool("hadolint"), *dockerfiles],
+        [*schema, "vendor.github-workflows", "docs/ci/github.yml"],
+        [*schema, "vendor.gitlab-ci", "--data-transform=gitlab-ci", "docs/ci/gitlab.yml"],
     )  # fmt: skip
     failed = [
         Path(command[0]).name for command in commands if process.attached(command, cwd=ROOT) != 0
@@ -668,7 +950,7 @@ def audit(_: Context) -> None:
             rows = [(a.package, a.version, a.id, " ".join(a.fixed) or "none yet") for a in found]
             terminal.table(("package", "version", "vulnerability", "mended in"), rows)
             raise Exit(code=1)
-        terminal.text(f"{count} packages, no vulnerability is known of any")
+        terminal.sentence(f"{count} packages, no vulnerability is known of any")
 
 
 def _tool(name: str) -> str:
@@ -708,8 +990,10 @@ def _source(component: str, word: str, sha256: str) -> tuple[str, tuple[OwnArchi
 
     option = "--k8s-sha256" if component == "kubernetes" else "--runc-sha256"
     sha256 = sha256.lower()
-    place = bool(word) and word not in PROVIDERS
-    archive = place and ("://" in word or Path(word).is_file())
+    place, file, folder = bool(word) and word not in PROVIDERS, False, False
+    with suppress(OSError):  # what is too long for a name is no place
+        file, folder = Path(word).is_file(), Path(word).is_dir()
+    archive = place and ("://" in word or file)
     if archive and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise UsageError(
             f"an archive needs its sha256{f', {sha256!r} is none' if sha256 else ''}",
@@ -725,7 +1009,7 @@ def _source(component: str, word: str, sha256: str) -> tuple[str, tuple[OwnArchi
         )
     if archive:
         return "archive", (own_archive(component, "", word, sha256),), word
-    if place and Path(word).is_dir():
+    if place and folder:
         return "dir", (), word
     return word, (), ""
 
@@ -792,6 +1076,29 @@ def _cache() -> Cache:
     return Cache.default(os.environ)
 
 
+def _interrupt(number: int, _frame: object) -> None:
+    """The first signal ends what is under way; the second leaves the cleaning alone; from the third
+    on each ends the process, and the next run cleans up."""
+    for one in SIGNALS:
+        if signal.getsignal(one) is _interrupt:
+            signal.signal(one, _patience)
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _patience(_number: int, _frame: object) -> None:
+    for one in SIGNALS:
+        if signal.getsignal(one) is _patience:
+            signal.signal(one, signal.SIG_DFL)
+
+
+def _folder(dist: str) -> Path:
+    from builders.errors import UsageError
+
+    if not dist:
+        raise UsageError("no folder is named", place="--dist", next_step="write dist/v1.20.2")
+    return Path(dist)
+
+
 @contextmanager
 def _terminal() -> Iterator[Terminal]:
     """A terminal, and the way from errors and signals to exit codes. From here on nothing that is
@@ -799,15 +1106,12 @@ def _terminal() -> Iterator[Terminal]:
     from builders.errors import INTERRUPTED_EXIT_CODE, MachineError, NokmemError
     from builders.tools.terminal import Terminal
 
-    terminal = Terminal(ci=bool(os.environ.get("CI")))
+    terminal = Terminal(ci=bool(os.environ.get("CI")), ascii=bool(sys.flags.utf8_mode))
     os.umask(os.umask(0o077) | 0o022)
 
-    def interrupt(number: int, _frame: object) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
-            signal.signal(number, interrupt)
+            signal.signal(number, _interrupt)
     try:
         yield terminal
     except NokmemError as error:
@@ -826,5 +1130,27 @@ def _terminal() -> Iterator[Terminal]:
         sys.stdout.flush()
 
 
-namespace = Collection(plan, matrix, build, fetch, patches, verify, doctor, pins, test, lint, audit)
+namespace = Collection(
+    plan,
+    matrix,
+    build,
+    fetch,
+    patches,
+    verify,
+    reproduce,
+    package,
+    repo,
+    bundle,
+    publish,
+    doctor,
+    pins,
+    test,
+    lint,
+    audit,
+)
 namespace.add_collection(Collection("cache", show, prune))
+
+if __name__ == "__main__":
+    from builders.tools.front import Front
+
+    Front(namespace=namespace, name="nokmem", binary="./run").run()

@@ -1,21 +1,24 @@
-"""What a build costs beside the compilers alone: `python -m benchmarks.builds`.
+"""What a build costs beside the compilers alone, cold and after a change: `python -m
+benchmarks.builds`.
 
-Everything is compiled with an empty Go cache in the embedded builder; sources and toolchain are
-at hand. About fifteen minutes of two cores.
+Everything is compiled in the embedded builder, cold with an empty Go cache; sources and toolchain
+are at hand. About fifteen minutes of two cores.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import os
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from benchmarks.measure import Cost, in_turns, run, said, table
-from builders.model.artifact import SourceTree
-from builders.model.plan import BuildPlan, BuildRequest
+from benchmarks.measure import Cost, in_turns, ratio, run, said, table
+from builders.model.plan import BuildRequest
 from builders.model.releases import Facts
 from builders.model.resolve import resolve
 from builders.steps.compile import compile_component
@@ -26,47 +29,81 @@ from builders.tools.cache import Cache
 
 REQUEST = BuildRequest("v1.20.2", toolchain="debian", go="distribution")
 BUILD = (
-    sys.executable, "-m", "invoke", "build", "--k8s", REQUEST.kubernetes, "--toolchain", "debian",
+    sys.executable, "tasks.py", "build", "--k8s", REQUEST.kubernetes, "--toolchain", "debian",
     "--go", "distribution", "--builder", "rootfs", "--rebuild",
 )  # fmt: skip
+#: A line of kubelet that a user's own patch changes.
+CHANGED, LINE = "pkg/kubelet/kubelet.go", "Starting kubelet main sync loop"
 
 
-def fresh(cache: Cache, folder: Path) -> Cache:
+@contextmanager
+def empty(cache: Cache) -> Iterator[Cache]:
     """A cache that has sources and toolchains and no compiled package."""
-    folder.mkdir()
-    for name in ("files", "trees", "git"):
-        if (cache.root / name).exists():
-            (folder / name).symlink_to(cache.root / name)
-    return Cache(folder)
+    with tempfile.TemporaryDirectory(dir=cache.root) as name:
+        for kept in ("files", "trees", "git"):
+            if (cache.root / kept).exists():
+                Path(name, kept).symlink_to(cache.root / kept)
+        yield Cache(Path(name))
+        rootfs.remove(Path(name, "go"))
 
 
-def by_hand(cache: Cache, plan: BuildPlan, names: tuple[str, ...], folder: Path) -> Cost:
-    """The commands of a plan, one after the other in one room, and nothing around them."""
-    place = Path(tempfile.mkdtemp(dir=folder))
-    own = fresh(cache, place / "cache")
-    began = time.monotonic()
-    with rootfs.Rootfs(own).start(plan.toolchain.key, Limits()) as session:
+def by_hand(cache: Cache, *names: str) -> None:
+    """The commands of a plan, one after the other in one room, and nothing around them: nothing is
+    kept for a next time."""
+    plan = resolve(REQUEST, Facts())
+    with (
+        empty(cache) as own,
+        tempfile.TemporaryDirectory() as place,
+        rootfs.Rootfs(own).start(plan.toolchain.key, Limits()) as session,
+    ):
         for component in (c for c in plan.components if c.name in names):
-            source: SourceTree = Debian(cache, os.environ).tree(component, place)
-            compile_component(component, source, {}, session, place, _nothing, _nothing)
-    return Cost(time.monotonic() - began, 0)
+            source = Debian(cache, os.environ, lambda _: None).tree(component, Path(place))
+            plain = dataclasses.replace(component, generate=())
+            compile_component(plain, source, {}, session, Path(place), _nothing, _nothing)
 
 
-def whole(cache: Cache, folder: Path, *more: str) -> Cost:
-    """`./run build` with an empty Go cache."""
-    place = Path(tempfile.mkdtemp(dir=folder))
-    own = fresh(cache, place / "cache")
-    return run((*BUILD, "--dist", str(place / "dist"), *more), {"NOKMEM_CACHE": str(own.root)})
+def whole(cache: Cache) -> Cost:
+    """`./run build`, cold."""
+    with empty(cache) as own, tempfile.TemporaryDirectory() as dist:
+        return run((*BUILD, "--dist", dist), {"NOKMEM_CACHE": str(own.root)})
 
 
-def after(cache: Cache, folder: Path) -> tuple[Cost, Cost, Cost]:
-    """With one cache: cold, then all compiled already, then the control, which has another tag."""
-    own = fresh(cache, folder / "one")
-    words = (*BUILD, "--dist", str(folder / "dist"))
-    environment = {"NOKMEM_CACHE": str(own.root)}
-    cold = run(words, environment)
-    same = run(words, environment)
-    return cold, same, run((*words, "--variant", "stock"), environment)
+def after(cache: Cache) -> list[Cost]:
+    """With one cache: cold, all compiled already, another patch, the control (another tag)."""
+    with empty(cache) as own, tempfile.TemporaryDirectory() as name:
+        words = (*BUILD, "--dist", f"{name}/dist")
+        first, second = (patch(cache, Path(name, letter), letter) for letter in "ab")
+        return [
+            run((*words, *more), {"NOKMEM_CACHE": str(own.root)})
+            for more in (
+                ("--patches", first),
+                ("--patches", first),
+                ("--patches", second),
+                ("--variant", "stock"),
+            )
+        ]
+
+
+def patch(cache: Cache, folder: Path, word: str) -> str:
+    """A series of a user's own, whose one mail changes one line of kubelet."""
+    component = next(c for c in resolve(REQUEST, Facts()).components if c.name == "kubelet")
+    debian = Debian(cache, os.environ, lambda _: None)
+    content = debian.read(component, [CHANGED], Path())[CHANGED] or b""
+    old = content.decode().splitlines(keepends=True)
+    new = [line.replace(LINE, f"{LINE} {word}") for line in old]
+    diff = difflib.unified_diff(old, new, f"a/{CHANGED}", f"b/{CHANGED}")
+    series = folder / "kubernetes"
+    series.mkdir(parents=True)
+    (series / "0001.patch").write_text(
+        f"From {'0' * 40} Mon Sep 17 00:00:00 2001\nFrom: Somebody <somebody@example.org>\n"
+        f"Date: Mon, 2 Nov 2020 00:00:00 +0000\nSubject: [PATCH] Say {word}\n\n---\n"
+        f"diff --git a/{CHANGED} b/{CHANGED}\n{''.join(diff)}"
+    )
+    (series / "series.toml").write_text(
+        f'[[patches]]\nfile = "0001.patch"\nfrom = "{REQUEST.kubernetes}"\n'
+        f'until = "{REQUEST.kubernetes}"\nreason = "a measure"\nevidence = "none"\n'
+    )
+    return str(folder)
 
 
 def _nothing(_: object) -> None:
@@ -75,35 +112,32 @@ def _nothing(_: object) -> None:
 
 def main() -> None:
     cache = Cache.default(os.environ)
-    plan = resolve(REQUEST, Facts())
-    with tempfile.TemporaryDirectory(dir=cache.root) as name:
-        folder = Path(name)
-        hand, kubelet, build = in_turns(
-            1,
-            partial(by_hand, cache, plan, ("runc", "kubelet"), folder),
-            partial(by_hand, cache, plan, ("kubelet",), folder),
-            partial(whole, cache, folder),
-        )
-        cold, same, control = after(cache, folder)
-        rootfs.Rootfs(cache)._remove(folder)
-        folder.mkdir()
+    hand = (sys.executable, "-m", "benchmarks.builds")
+    typed, kubelet, build = in_turns(
+        1,
+        partial(run, (*hand, "runc", "kubelet")),
+        partial(run, (*hand, "kubelet")),
+        partial(whole, cache),
+    )
+    cold, same, changed, control = after(cache)
     table(
         [
-            ("cold `build`, by the same commands typed by hand", ratio(build, hand), "1.03",
-             f"{said(build)}; by hand {hand.seconds:.0f} s"),
+            ("cold `build`, by the same commands typed by hand", ratio(build, typed), "1.03",
+             f"{said(build)}; by hand {said(typed)}"),
             ("cold `build`, by kubelet alone", ratio(build, kubelet), "1.05",
-             f"{said(build)}; kubelet alone {kubelet.seconds:.0f} s"),
+             f"{said(build)}; kubelet alone {said(kubelet)}"),
+            ("a changed patch, by cold", ratio(changed, cold), "0.15",
+             f"{said(changed)}; cold {said(cold)}"),
             ("`build --rebuild`, all compiled already, by cold", ratio(same, cold), "-",
-             f"{said(same)}; cold {said(cold)}"),
+             said(same)),
             ("the control after it (another tag), by cold", ratio(control, cold), "-",
              said(control)),
         ]
     )  # fmt: skip
 
 
-def ratio(one: Cost, other: Cost) -> str:
-    return f"{one.seconds / other.seconds:.2f}"
-
-
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:]:
+        by_hand(Cache.default(os.environ), *sys.argv[1:])
+    else:
+        main()

@@ -60,3 +60,7 @@ def table(rows: Iterable[tuple[str, str, str, str]]) -> None:
 
 def said(cost: Cost) -> str:
     return f"{cost.seconds:.2f} s, {cost.peak / 1e6:.0f} MB"
+
+
+def ratio(one: Cost, other: Cost) -> str:
+    return f"{one.seconds / other.seconds:.2f}"

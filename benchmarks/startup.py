@@ -8,7 +8,7 @@ from functools import partial
 from benchmarks.measure import in_turns, run, said, table
 
 ROUNDS = 9
-INVOKE = (sys.executable, "-m", "invoke")
+FRONT = (sys.executable, "tasks.py")
 
 
 def main(dist: str) -> None:
@@ -16,9 +16,9 @@ def main(dist: str) -> None:
     bare, listed, planned, again = in_turns(
         ROUNDS,
         partial(run, (sys.executable, "-c", "pass")),
-        partial(run, (*INVOKE, "--list")),
-        partial(run, (*INVOKE, "plan", *k8s, "--format", "json")),
-        partial(run, (*INVOKE, "build", *k8s, "--dist", dist)),
+        partial(run, (*FRONT, "--list")),
+        partial(run, (*FRONT, "plan", *k8s, "--format", "json")),
+        partial(run, (*FRONT, "build", *k8s, "--dist", dist)),
     )
     over = f"{planned.seconds - bare.seconds:.2f} s over the interpreter's start"
     table(

@@ -98,6 +98,20 @@ class FactsError(NokmemError):
     kind = "facts"
 
 
+class PackageError(NokmemError):
+    """A package was not made, not signed, or is not what a node could read."""
+
+    exit_code = 12
+    kind = "package"
+
+
+class PublishError(NokmemError):
+    """A target refused, did not answer, or holds something else by the same name."""
+
+    exit_code = 13
+    kind = "publish"
+
+
 CATALOGUE: tuple[type[NokmemError], ...] = (
     NokmemError,
     UsageError,
@@ -110,5 +124,7 @@ CATALOGUE: tuple[type[NokmemError], ...] = (
     ProofError,
     BusyError,
     FactsError,
+    PackageError,
+    PublishError,
 )
 INTERRUPTED_EXIT_CODE = 130

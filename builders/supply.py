@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from builders.errors import UnavailableError, UsageError
-from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan
+from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan, ToolchainPlan
 from builders.model.releases import Facts
 from builders.model.resolve import choices, compiler_name, resolve
 from builders.steps import sources, toolchain
@@ -26,7 +26,8 @@ from builders.tools.terminal import Phase, Terminal
 @dataclass(frozen=True)
 class Options:
     """How to build, as opposed to what: none of it may change a byte of the binaries but
-    `patches`, a folder with the user's own series, of which the plan has every hash."""
+    `patches`, a folder with the user's own series, of which the plan has every hash. What a
+    `bundle` holds is used beside the cache; nobody is contacted then."""
 
     places: Places
     builder: str = "auto"
@@ -35,6 +36,7 @@ class Options:
     offline: bool = False
     rebuild: bool = False
     patches: Path | None = None
+    bundle: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Supply:
         self._facts = facts
         self.terminal = terminal
         self._builder = builder
-        self.debian = sources.Debian(cache, options.places.environment)
-        self.go = GoArchives(cache, options.places, facts.go_source)
+        self.debian = sources.Debian(cache, options.places.environment, terminal.say)
+        self.go = GoArchives(cache, options.places, facts.go_source, terminal.say)
 
     def provider(self, decided: BuildPlan, name: str) -> Provider:
         """The provider of a component of a plan."""
@@ -84,7 +86,7 @@ class Supply:
         """Settle each. Offline, what is missing for any of them is named all at once."""
         missing: list[str] = []
         settled = tuple(self._settle(request, missing) for request in requests)
-        sources.refuse_offline(missing)
+        sources.refuse_offline(missing, self.options.bundle)
         return settled
 
     def _settle(self, request: BuildRequest, missing: list[str]) -> BuildPlan:
@@ -108,7 +110,7 @@ class Supply:
         """Settle the source of Kubernetes alone, and have it."""
         missing: list[str] = []
         request = self._source("kubelet", request, missing)
-        sources.refuse_offline(missing)
+        sources.refuse_offline(missing, self.options.bundle)
         return resolve(request, self._facts)
 
     def _missing_toolchain(self, decided: BuildPlan) -> list[str]:
@@ -126,16 +128,14 @@ class Supply:
         ]
         reasons: list[str] = []
         for candidate in tried:
-            name = compiler_name(candidate.toolchain, candidate.go)
             reason = self._why_not_compiler(candidate)
             if reason is None or len(tried) == 1:
                 if len(tried) > 1:
-                    why = f", because {'; '.join(reasons)}" if reasons else ""
-                    self.terminal.say(
-                        f"toolchain: {compiler_name(candidate.toolchain, candidate.go)}{why}"
-                    )
+                    name = compiler_name(candidate.toolchain, candidate.go)
+                    why = f", because {'; '.join(dict.fromkeys(reasons))}" if reasons else ""
+                    self.terminal.say(f"toolchain: {name}{why}")
                 return candidate
-            reasons.append(f"{name}: {reason}")
+            reasons.append(reason)
         if self.options.offline:
             plan = resolve(tried[-1], self._facts)
             missing += [name for go in plan.toolchain.go for name in self.go.missing(go)]
@@ -144,7 +144,7 @@ class Supply:
             f"nothing that compiles {request.kubernetes} answers",
             place="toolchain and Go",
             next_step="name a mirror of Go (NOKMEM_GO_MIRROR)" + self._stand_in(request),
-            detail=tuple(reasons),
+            detail=tuple(dict.fromkeys(reasons)),
         )
 
     def _stand_in(self, request: BuildRequest) -> str:
@@ -164,15 +164,16 @@ class Supply:
         for go in plan.go:
             if self.options.offline:
                 if self.go.missing(go):
-                    return "not in the cache"
+                    return f"the archive of Go {go.version} is not in the cache"
             elif (reason := self.go.answer(go)) is not None:
-                return f"its archive does not answer ({reason})"
+                return f"the archive of Go {go.version} does not answer ({reason})"
         if plan.image is None or self._builder is None or self._builder.has(plan.key):
             return None
         if self.options.offline:
-            return "not in the cache"
+            return f"{plan.name} is not in the cache"
         base = toolchain.base_image(plan.image, self.options.places.environment)
-        return self._builder.answer(base)
+        answer = self._builder.answer(base)
+        return f"{plan.name}: {answer}" if answer else None
 
     def _source(self, name: str, request: BuildRequest, missing: list[str]) -> BuildRequest:
         """Choose a component's source, the first that answers, and fetch it."""
@@ -215,10 +216,20 @@ class Supply:
             )
             phase.note = one.component.source.provider + ("" if lacks else ", nothing downloaded")
 
-    def fetch_toolchain(self, decided: BuildPlan, phase: Phase) -> None:
-        """Leave every package of the toolchain in the cache."""
-        packages = decided.toolchain.packages
-        self.debian.fetch_files(packages, lambda count: phase.step(amount=count))
+    def fetch_toolchain(self, wanted: ToolchainPlan, phase: Phase) -> None:
+        """Leave every package of the toolchain in the cache; offline, see that it is there."""
+        if self.options.offline:
+            missing = self.debian.missing_files(wanted.packages)
+            sources.refuse_offline(missing, self.options.bundle)
+        self.debian.fetch_files(wanted.packages, lambda count: phase.step(amount=count))
+
+
+def sweep(cache: Cache, builders: Iterable[Builder]) -> None:
+    """Remove what killed runs left: their rooms and containers, and what was on its way."""
+    for builder in builders:
+        builder.sweep()
+    cache.sweep()
+    sources.sweep(cache)
 
 
 def _count(phase: Phase, count: int) -> None:

@@ -15,6 +15,7 @@ from builders.model.resolve import resolve
 from builders.steps import contents, evidence, examine, pins, sources
 from builders.steps.contents import Row
 from builders.steps.sources import GoArchives
+from builders.supply import sweep
 from builders.tools import apt, container, gitrepo, rootfs
 from builders.tools.builder import Builder
 from builders.tools.cache import IN_USE, Cache
@@ -115,7 +116,7 @@ def _probes(facts: Facts, environment: Mapping[str, str], cache: Cache) -> Itera
             f"name a mirror with {sources.REPOSITORY_VARIABLES[component.name]}, or give "
             "a folder or an archive",
         )
-    go = GoArchives(cache, places, facts.go_source)
+    go = GoArchives(cache, places, facts.go_source, lambda _: None)
     yield examine.Probe(
         "source Go archives",
         redacted(facts.go_source),
@@ -181,7 +182,11 @@ def prune(cache: Cache, *, everything: bool, dry_run: bool) -> tuple[Row, ...]:
     """
     with cache.lock(IN_USE, wait=False), _present(cache) as builders:
         doomed = tuple(row for row in _rows(cache, builders) if everything or not row.needed)
-        return doomed if dry_run else contents.remove(doomed, cache, builders)
+        if dry_run:
+            return doomed
+        gone = contents.remove(doomed, cache)
+        sweep(cache, builders)
+        return gone
 
 
 def _rows(cache: Cache, builders: Iterable[Builder]) -> tuple[Row, ...]:

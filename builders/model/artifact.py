@@ -10,35 +10,50 @@ from pathlib import Path
 from typing import Any
 
 from builders.errors import ProofError
+from builders.model.modules import Module
 from builders.model.plan import BuildRequest, OwnArchive
 
-MANIFEST_SCHEMA = 2
+MANIFEST_SCHEMA = 5
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 SUMS = "SHA256SUMS"
+SIGNATURE = "SHA256SUMS.asc"
 LOG = "build.log"
 REPORT = "report.json"
+SCRIPT = "nokmem-rollout"
+#: A name by which CycloneDX's tools know such a file, and the one that BuildKit gives to such a
+#: statement; `.intoto.jsonl` would promise an envelope with a signature.
+SBOM = "sbom.cdx.json"
+PROVENANCE = "provenance.json"
+#: What says of the packages where they come from; it is made with them.
+PACKAGES_PROVENANCE = "packages.provenance.json"
 
 
 @dataclass(frozen=True)
 class SourceTree:
-    """A component's verified source as one tar file; `strip` leading folders are cut."""
+    """A component's verified source as one tar file; `strip` leading folders are cut. Where it was
+    put together of a distribution's packages, `parts` are these, as they stand in the plan, and the
+    folders that each has Go code in."""
 
     component: str
     archive: Path
     strip: int
+    parts: tuple[tuple[Mapping[str, Any], frozenset[str]], ...] = ()
 
 
 @dataclass(frozen=True)
 class Binary:
     """A binary as it came out of a builder. `size` is in bytes; `says` are the lines of its
-    `--version`, if it was asked where it was built."""
+    `--version`, if it was asked where it was built; `packages` the import paths of the Go packages
+    that are in it, but for Go's own; `modules` those that its source vendors."""
 
     name: str
     path: Path
     size: int
     sha256: str
     says: tuple[str, ...] | None = None
+    packages: frozenset[str] = frozenset()
+    modules: tuple[Module, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,19 @@ class CheckReport:
 
 
 @dataclass(frozen=True)
+class Package:
+    """An RPM. `size` is in bytes; `signed_by` is the fingerprint of the key, "" for none."""
+
+    name: str
+    version: str
+    release: str
+    path: Path
+    size: int
+    sha256: str
+    signed_by: str = ""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contract of a dist folder: what is in it, and how it was made."""
 
@@ -103,7 +131,7 @@ class Manifest:
         path = folder / MANIFEST
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ProofError(
                 "this is not a dist folder: it has no manifest",
                 place=str(path),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from builders.errors import FactsError, UnavailableError, UsageError
 from builders.model.plan import (
+    GENERATED,
     GO_CACHE,
     TMP,
     WORK,
@@ -17,13 +20,36 @@ from builders.model.plan import (
     SourcePlan,
 )
 from builders.model.releases import Facts, Release, RuncRelease
-from builders.model.series import Patch
+from builders.model.series import ADOPTION, Patch
 from builders.model.toolchains import DebianSource, Toolchain, numbers
 
 #: A comma between two tags, the one form that GOFLAGS can carry, is understood from here on.
 GO_COMMA_TAGS = (1, 13)
+#: Until it, Go itself took what is as old as its source for compiled from it.
+GO_BY_CONTENT = (1, 10)
+#: Prints the folders of all packages that upstream's generators read: those that hold a mark for
+#: them, the generators' own, and what either imports. Staging is known by its name in vendor.
+READS = r"""
+set -o pipefail
+{
+    grep -rl --include='*.go' '^// *+k8s:' cmd pkg plugin staging test
+    ls -d hack/make-rules/helpers/*/ vendor/k8s.io/*/cmd/*/ vendor/github.com/*/go-bindata/*/ || :
+} 2>/dev/null | sed 's|/[^/]*$||; s|^staging/src/|vendor/|; s|^|./|' | sort -u |
+xargs bash hack/run-in-gopath.sh go list -e -f '{{.ImportPath}}{{range .Deps}}
+{{.}}{{end}}' | sed -n 's|^k8s.io/kubernetes/||p' | sort -u
+"""
 #: Where upstream's `make kubelet` leaves it, at every release.
 KUBELET_OUTPUT = "_output/local/bin/linux/amd64/kubelet"
+#: Where a kubelet that adopts containers reads its own id.
+STAMP_FILE = "pkg/kubelet/adoption/stamp.go"
+#: The import path of each component's own source.
+IMPORT_PATHS = {"kubelet": "k8s.io/kubernetes", "runc": "github.com/opencontainers/runc"}
+STAMP = 'package adoption\n\nfunc init() {{ Build = "{}" }}\n'
+
+
+def module_of(component: ComponentPlan) -> tuple[str, str]:
+    """Import path and version of a component's source, as Go has them: v1.0.0-rc93."""
+    return IMPORT_PATHS[component.name], f"v{component.version.removeprefix('v')}"
 
 
 def _packaged(facts: Facts, component: str, version: str) -> DebianSource:
@@ -69,15 +95,34 @@ def _source(
         files=files,
         patches=tuple(
             {"name": patch.name, "sha256": patch.sha256, "subject": patch.subject}
-            for patch in patches_for(facts, component, release.version)
+            for patch in patches_for(facts, component, release.version, request.variant)
         ),
         evidence=evidence,
     )
 
 
-def patches_for(facts: Facts, component: str, version: str) -> tuple[Patch, ...]:
-    """The patches that a release gets, in order."""
-    return tuple(p for p in facts.patches if p.component == component and version in p.serves)
+def patches_for(
+    facts: Facts, component: str, version: str, variant: str = "nokmem"
+) -> tuple[Patch, ...]:
+    """The patches that a release gets, in order; a control gets the user's alone."""
+    return tuple(
+        patch
+        for patch in facts.patches
+        if patch.component == component
+        and version in patch.serves
+        and (patch.own or variant == "nokmem")
+    )
+
+
+def _build_id(patches: tuple[Patch, ...], version: str) -> str:
+    """v1.17.17+nokmem.1: what a kubelet that adopts containers knows another one by; with patches
+    of the user's, the beginning of their hash. "" for a kubelet that does not adopt."""
+    adoption = next((patch for patch in patches if patch.brings == ADOPTION), None)
+    if adoption is None:
+        return ""
+    own = "".join(patch.sha256 for patch in patches if patch.own)
+    suffix = f".{hashlib.sha256(own.encode()).hexdigest()[:8]}" if own else ""
+    return f"{version}+nokmem.{adoption.revision}{suffix}"
 
 
 def _environment(release: Release, go: GoPlan) -> dict[str, str]:
@@ -111,15 +156,31 @@ def kubelet(request: BuildRequest, facts: Facts, release: Release, go: GoPlan) -
             place="--kubelet-tags",
             next_step="leave it out: only Go 1.13 and later take several",
         )
+    patches = patches_for(facts, "kubernetes", release.version, request.variant)
+    build = _build_id(patches, release.version)
+    if request.stamp and not build:
+        raise UsageError(
+            f"a {request.variant} kubelet {release.version} has no id of its own to show",
+            place="--stamp",
+            next_step="leave it out",
+        )
+    stamped = build if request.stamp else release.version
     home = f"{WORK}/kubelet"
     major, minor, _ = release.version.removeprefix("v").split(".")
     version_file = {
         "KUBE_GIT_COMMIT": release.commit,
         "KUBE_GIT_TREE_STATE": "clean",
-        "KUBE_GIT_VERSION": release.version,
+        "KUBE_GIT_VERSION": stamped,
         "KUBE_GIT_MAJOR": major,
         "KUBE_GIT_MINOR": minor,
     }
+    files = {f"{home}/version": "".join(f"{k}='{v}'\n" for k, v in version_file.items())}
+    environment = {
+        **_environment(release, go),
+        "GOFLAGS": f"-v -tags={','.join(extra)}",
+        "KUBE_GIT_VERSION_FILE": f"{home}/version",
+    }
+    generates = numbers(go.version) >= GO_BY_CONTENT
     return ComponentPlan(
         name="kubelet",
         version=release.version,
@@ -129,20 +190,29 @@ def kubelet(request: BuildRequest, facts: Facts, release: Release, go: GoPlan) -
         go=go.version,
         folder=f"{home}/src",
         files={
-            f"{home}/version": "".join(f"{k}='{v}'\n" for k, v in version_file.items()),
+            **files,
+            **({f"{home}/src/{STAMP_FILE}": STAMP.format(build)} if build else {}),
         },
         # hack/lib/golang.sh exports a GOCACHE of its own; this makes it the one that is kept.
         links={f"{home}/src/_output/local/go/cache": f"{GO_CACHE}/build"},
-        environment={
-            **_environment(release, go),
-            "GOFLAGS": f"-v -tags={','.join(extra)}",
-            "KUBE_GIT_VERSION_FILE": f"{home}/version",
-        },
+        environment=environment,
+        reads=("bash", "-c", READS) if generates else (),
+        generate=("make", "generated_files") if generates else (),
+        generated=_generated(source, go, files, environment) if generates else "",
         command=("make", "kubelet"),
         output=f"{home}/src/{KUBELET_OUTPUT}",
-        prints=(f"Kubernetes {release.version}",),
+        prints=(f"Kubernetes {stamped}",),
         accounting=not needed and release.mechanism != "not needed",
+        build=build,
     )
+
+
+def _generated(source: SourcePlan, go: GoPlan, *more: Mapping[str, str]) -> str:
+    """A place of its own for whatever decides what is generated; patches come after it."""
+    unpatched = dataclasses.replace(source, patches=())
+    parts = [dataclasses.asdict(unpatched), dataclasses.asdict(go), *more]
+    text = json.dumps(parts, sort_keys=True)
+    return f"{GENERATED}/{hashlib.sha256(text.encode()).hexdigest()}.tar.gz"
 
 
 def _refuse_unpatched(facts: Facts, release: Release) -> None:
@@ -190,6 +260,9 @@ def upstream_runc(
         files={},
         links={},
         environment={**_environment(release, go), "GOPATH": gopath, "CGO_CFLAGS": "-O2 -g0"},
+        reads=(),
+        generate=(),
+        generated="",
         command=(
             "make", target,
             f"BUILDTAGS={' '.join(tags)}", f"COMMIT={runc.commit}", "EXTRA_FLAGS=-v",
@@ -231,6 +304,9 @@ def packaged_runc(
             "GO111MODULE": "off",
             "GOPATH": f"{home}/src",
         },
+        reads=(),
+        generate=(),
+        generated="",
         command=(
             "go", "build", "-v", *how.flags,
             "-tags", " ".join(tags),

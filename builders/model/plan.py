@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from builders.model.reading import shaped
 from builders.model.toolchains import Target
 
-PLAN_SCHEMA = 2
+PLAN_SCHEMA = 3
 #: Version of the seed that steps/toolchain.py writes, and the id that compiles in it: both
 #: change a tree, so both are in its key.
 SEED = 1
@@ -29,6 +30,7 @@ GO_WORDS = ("auto", "official", "distribution")
 #: Where things are inside a builder. Fixed, so that no path of a machine reaches a binary.
 WORK = "/build"
 GO_CACHE = "/cache/go"
+GENERATED = f"{GO_CACHE}/generated"
 TMP = f"{WORK}/tmp"  # noqa: S108 -- inside a builder
 
 
@@ -49,7 +51,8 @@ class BuildRequest:
 
     `runc` is a release, one of the pairs of data/kubernetes.toml, or "" for the default pair;
     the sources are of PROVIDERS; `go` is one of GO_WORDS or a version; `runc_tags` stand for
-    the mission's own (nokmem is added where it is needed), `kubelet_tags` come beside it.
+    the mission's own (nokmem is added where it is needed), `kubelet_tags` come beside it;
+    with `stamp` kubelet's `--version` shows the id of its build.
     """
 
     kubernetes: str
@@ -63,6 +66,7 @@ class BuildRequest:
     kubelet_tags: tuple[str, ...] = ()
     runc_tags: tuple[str, ...] = ("seccomp",)
     own: tuple[OwnArchive, ...] = ()
+    stamp: bool = False
 
     def archive(self, component: str, version: str) -> OwnArchive | None:
         """The user's archive of that release, the one given for any version before others."""
@@ -97,10 +101,13 @@ class SourcePlan:
 @dataclass(frozen=True)
 class ComponentPlan:
     """How one binary is made: the source is unpacked in `folder`, `files` and `links` (path ->
-    target) are laid beside it, and `command` runs there with `environment`. `output` is the path
-    of the binary inside the builder, and the first lines of its `--version` are `prints`.
+    target) are laid beside it, then come the patches, then `command` runs there with `environment`.
+    `generate`, where it is not empty, may run before the patches, if they touch nothing in the
+    folders that `reads` prints; what it leaves is kept as the file `generated`, which no other
+    source, Go or environment has. `output` is the path of the binary inside the
+    builder, and the first lines of its `--version` are `prints`.
     `go` is the version that compiles. `accounting` says whether kernel-memory accounting must be
-    found in it (a control)."""
+    found in it (a control); `build` is the id by which a kubelet tells others from itself."""
 
     name: str
     version: str
@@ -112,10 +119,14 @@ class ComponentPlan:
     files: Mapping[str, str]
     links: Mapping[str, str]
     environment: Mapping[str, str]
+    reads: tuple[str, ...]
+    generate: tuple[str, ...]
+    generated: str
     command: tuple[str, ...]
     output: str
     prints: tuple[str, ...]
     accounting: bool
+    build: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,8 @@ class GoPlan:
 @dataclass(frozen=True)
 class ToolchainPlan:
     """What compiles. `key` is the hash of all that the tree or image is made of; Go archives are
-    put beside it. `seed` or `image` is what it is made of, the other is None."""
+    put beside it. `seed` or `image` is what it is made of, the other is None. `static` are the
+    packages whose code a static binary has, each with the Go package that calls it."""
 
     key: str
     name: str
@@ -141,6 +153,7 @@ class ToolchainPlan:
     go: tuple[GoPlan, ...]
     seed: Mapping[str, Any] | None
     image: Mapping[str, Any] | None
+    static: Mapping[str, str]
 
     @property
     def packages(self) -> tuple[Mapping[str, Any], ...]:
@@ -175,3 +188,11 @@ class BuildPlan:
     def to_json(self) -> str:
         """The plan as sorted JSON, ending in a newline."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> BuildPlan:
+        """What `to_json` has written; ValueError where that is something else."""
+        plan: BuildPlan = shaped(cls, json.loads(text))
+        if plan.schema != PLAN_SCHEMA:
+            raise ValueError(f"plan schema {plan.schema} is not {PLAN_SCHEMA}")
+        return plan

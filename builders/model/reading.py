@@ -1,10 +1,15 @@
-"""Data files -> checked values: what is missing, malformed or without evidence is a FactsError."""
+"""Data files -> checked values: what is missing, malformed or without evidence is a FactsError.
+JSON -> values: what is not of the type that a value has is a ValueError."""
 
 from __future__ import annotations
 
+import collections.abc
+import dataclasses
 import re
 import sys
-from collections.abc import Callable, Mapping
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,3 +56,43 @@ def text(table: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{key} must be a text that says something")
     return value
+
+
+def shaped(kind: Any, value: Any) -> Any:
+    """A value of JSON as the type that is annotated: dataclasses with just their fields, tuples,
+    mappings by text, what may be None, and plain values."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin is types.UnionType:
+        kinds = [one for one in inner if one is not types.NoneType]
+        return None if value is None else shaped(kinds[0], value)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if isinstance(value, dict) and set(value) == set(hints):
+            fields = {name: shaped(hints[name], each) for name, each in value.items()}
+            return typing.cast(Any, kind)(**fields)
+    elif origin is tuple:
+        if isinstance(value, list):
+            return tuple(shaped(inner[0], each) for each in value)
+    elif origin is collections.abc.Mapping:
+        if isinstance(value, dict):
+            return {name: shaped(inner[1], each) for name, each in value.items()}
+    elif type(value) is kind:
+        return value
+    raise ValueError(f"{str(value)[:40]!r} stands where {getattr(kind, '__name__', kind)} should")
+
+
+def differences(left: Any, right: Any, at: str = "") -> Iterator[str]:
+    """Where two values of JSON are not the same."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        for key in sorted(left | right):
+            if key in left and key in right:
+                yield from differences(left[key], right[key], f"{at}.{key}")
+            else:
+                yield f"{at}.{key}"
+    elif isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        for number, (one, other) in enumerate(zip(left, right, strict=True)):
+            yield from differences(one, other, f"{at}[{number}]")
+    elif left != right:
+        yield at or "all of it"

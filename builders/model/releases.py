@@ -17,6 +17,7 @@ from typing import Any
 
 from builders.errors import UnknownReleaseError, UsageError
 from builders.model import toolchains
+from builders.model.packages import Platform, platforms
 from builders.model.reading import GO, SHA256, checked, load_toml, matching, text
 from builders.model.series import Patch, load_series
 from builders.model.toolchains import DebianSource, GoArchive, Target, Toolchain
@@ -149,7 +150,7 @@ class Facts:
             raise UsageError(
                 f"no facts are held about runc {version!r}",
                 place="--runc",
-                next_step=f"nearest: {', '.join(near)}; known are {', '.join(self.runcs)}",
+                next_step=f"nearest: {', '.join(near)}",
             ) from None
 
     @cached_property
@@ -192,6 +193,11 @@ class Facts:
     @cached_property
     def targets(self) -> dict[str, Target]:
         return checked(self._folder / "targets.toml", toolchains.targets)
+
+    @cached_property
+    def platforms(self) -> dict[str, Platform]:
+        """What packages must be like, by target."""
+        return checked(self._folder / "packages.toml", platforms)
 
     @cached_property
     def toolchains(self) -> dict[str, Toolchain]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import re
@@ -67,7 +68,12 @@ def _providers(
 ) -> tuple[str, ...]:
     asked = request.kubernetes_source if component == "kubernetes" else request.runc_source
     option = "k8s-source" if component == "kubernetes" else "runc-source"
-    _refuse_unknown(option, asked, PROVIDERS, "a folder, a file or a URL")
+    if asked not in PROVIDERS:
+        raise UsageError(
+            f"--{option} cannot be {asked!r}, which is neither here nor a URL",
+            place=f"--{option}",
+            next_step="use auto, debian or git, or name a folder, a file or a URL",
+        )
     if asked != "auto":
         return (asked,)
     found = ["debian"] if facts.debian_source(component, version) else []
@@ -107,12 +113,12 @@ def _go_version(asked: str, release: Release) -> str:
     return version
 
 
-def _refuse_unknown(name: str, value: str, known: Iterable[str], more: str = "") -> None:
+def _refuse_unknown(name: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
         raise UsageError(
-            f"{value!r} is not one of --{name}'s",
+            f"--{name} cannot be {value!r}",
             place=f"--{name}",
-            next_step=f"use one of: {', '.join(known)}" + (f", or {more}" if more else ""),
+            next_step=f"use one of: {', '.join(known)}",
         )
 
 
@@ -187,11 +193,12 @@ def _go(request: BuildRequest, facts: Facts, version: str, toolchain: Toolchain)
         return GoPlan(toolchain.go, toolchain.go_root, toolchain.go_package, {})
     archive = request.archive("go", version) or facts.go_archives.get(version)
     if archive is None:
+        near = difflib.get_close_matches(version, facts.go_archives, n=3, cutoff=0)
         raise UsageError(
             f"no sha256 is held of an archive of Go {version}",
             place="--go",
-            next_step=f"known are {', '.join(facts.go_archives)}; one of your own is named, with "
-            "its sha256, under [archives.go] in nokmem.toml",
+            next_step=f"nearest: {', '.join(near)}; one of your own is named, with its sha256, "
+            "under [archives.go] in nokmem.toml",
         )
     return GoPlan(
         version,
@@ -242,6 +249,13 @@ def _go_for_runc(
     return _go(request, facts, newest, next(iter(facts.toolchains.values())))
 
 
+def packager(facts: Facts) -> ToolchainPlan:
+    """Where packages are made, whatever compiled: an rpmbuild that repeats itself, which the one of
+    EL7 (4.11) does not, as it knows neither the time of the build nor the host as given."""
+    known = facts.toolchains["debian"]
+    return _toolchain(known, (), facts.recipes[known.recipe])
+
+
 def _toolchain(toolchain: Toolchain, goes: tuple[GoPlan, ...], recipe_sha256: str) -> ToolchainPlan:
     seed = dataclasses.asdict(toolchain.seed) if toolchain.seed else None
     image = dataclasses.asdict(toolchain.image) if toolchain.image else None
@@ -266,6 +280,7 @@ def _toolchain(toolchain: Toolchain, goes: tuple[GoPlan, ...], recipe_sha256: st
         go=goes,
         seed=seed,
         image=image,
+        static=toolchain.static,
     )
 
 
@@ -339,12 +354,14 @@ def _unproven(
         found.append(f"Go {go.version}")
     if request.kubelet_tags:
         found.append(f"the kubelet tags {' '.join(request.kubelet_tags)}")
+    if request.stamp:
+        found.append("the stamp in kubelet's version")
     if request.runc_tags != ("seccomp",):
         found.append(f"the runc tags {' '.join(request.runc_tags) or 'none'}")
     found += [
         f"your own patch {patch.name}"
         for component, version in (("kubernetes", release.version), ("runc", runc.version))
-        for patch in patches_for(facts, component, version)
+        for patch in patches_for(facts, component, version, request.variant)
         if patch.own
     ]
     return found

@@ -9,7 +9,11 @@ a series.toml that lists them all:
     until = "v1.13.12"
     reason = "why it is there"
     evidence = "where that can be read again"
-    brings = "nokmem"                   # a build tag that the tree has only with it; optional
+    brings = "nokmem"                   # a build tag, or ADOPTION; optional
+    revision = 1                        # with ADOPTION: the N of the build's id
+
+`file` may also be a folder: whatever is in it is added to the tree at that place. Such a folder
+becomes a mail that adds its files, so that all that follows knows mails alone.
 """
 
 from __future__ import annotations
@@ -27,14 +31,16 @@ from builders.model.reading import checked, text
 
 SERIES = "series.toml"
 MAIL = re.compile(rb"From [0-9a-f]{40} .*\n")
+#: What the patches bring that let a kubelet take over running containers.
+ADOPTION = "adoption"
 HEADERS = (b"From: ", b"Date: ", b"Subject: ")
 SUBJECT = re.compile(r"^Subject: (?:\[PATCH[^]]*\] )?(.+(?:\n .+)*)$", re.M)
 
 
 @dataclass(frozen=True)
 class Patch:
-    """One mail. `serves` are releases of the component; `brings` a build tag, or ""; `own` says
-    that it is the user's and not the project's."""
+    """One mail. `serves` are releases of the component; `brings` a build tag,
+    ADOPTION or ""; `own` says that it is the user's and not the project's."""
 
     component: str
     name: str
@@ -44,6 +50,7 @@ class Patch:
     evidence: str
     serves: tuple[str, ...]
     brings: str
+    revision: int
     own: bool
     body: bytes = field(repr=False)
 
@@ -92,7 +99,7 @@ def _series(
 
 
 def _patch(row: Mapping[str, Any], folder: Path, known: tuple[str, ...], own: bool) -> Patch:
-    unknown = set(row) - {"file", "from", "until", "reason", "evidence", "brings"}
+    unknown = set(row) - {"file", "from", "until", "reason", "evidence", "brings", "revision"}
     if unknown:
         raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
     for key in ("from", "until"):
@@ -101,9 +108,13 @@ def _patch(row: Mapping[str, Any], folder: Path, known: tuple[str, ...], own: bo
     first, last = known.index(row["from"]), known.index(row["until"])
     if first > last:
         raise ValueError(f"{row['file']} serves nothing: {row['from']} is after {row['until']}")
-    if not (folder / row["file"]).is_file():
-        raise ValueError(f"{row['file']} is not a file")
-    body = (folder / row["file"]).read_bytes()
+    path = folder / row["file"]
+    if path.is_dir():
+        body = _adding(path, text(row, "reason"))
+    elif path.is_file():
+        body = path.read_bytes()
+    else:
+        raise ValueError(f"{row['file']} is neither a file nor a folder")
     subject = SUBJECT.search(body.decode(errors="replace"))
     if not _is_mail(body) or subject is None:
         raise ValueError(f"{row['file']} is not a mail as git format-patch writes it")
@@ -116,6 +127,7 @@ def _patch(row: Mapping[str, Any], folder: Path, known: tuple[str, ...], own: bo
         evidence=text(row, "evidence"),
         serves=known[first : last + 1],
         brings=text(row, "brings") if "brings" in row else "",
+        revision=int(row.get("revision", 0)),
         own=own,
         body=body,
     )
@@ -128,3 +140,27 @@ def _is_mail(body: bytes) -> bool:
     return MAIL.fullmatch(first) is not None and [
         next(header for header in HEADERS if line.startswith(header)) for line in named
     ] == list(HEADERS)
+
+
+def _adding(folder: Path, subject: str) -> bytes:
+    """The mail that adds every file below a folder, in order of their paths."""
+    parts = [
+        "From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001\n"
+        "From: nokmem <nokmem@localhost>\n"
+        "Date: Sat, 1 Jan 2000 00:00:00 +0000\n"
+        f"Subject: [PATCH] {subject}\n\n---\n"
+    ]
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not paths:
+        raise ValueError(f"{folder.name} has no file to add")
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        content = path.read_text(encoding="utf-8")
+        if not content.endswith("\n"):
+            raise ValueError(f"{path} does not end with a line")
+        lines = content[:-1].split("\n")
+        parts.append(
+            f"diff --git a/{name} b/{name}\nnew file mode 100644\n--- /dev/null\n+++ b/{name}\n"
+            f"@@ -0,0 +1,{len(lines)} @@\n" + "".join(f"+{line}\n" for line in lines)
+        )
+    return "".join([*parts, "-- \nnokmem\n"]).encode()

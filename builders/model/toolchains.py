@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,8 @@ class Toolchain:
     """What compiles: a tree made of packages (`seed`) or an image of them (`image`).
 
     `go` is the version that it brings in `go_root`, as `go_package`; "" where it has none and an
-    official archive is put beside it. `runc_linking` is how runc is linked with it.
+    official archive is put beside it. `runc_linking` is how runc is linked with it, `static` are
+    those of its packages that a static binary has code of, each with the Go package that calls it.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Toolchain:
     runc_linking: str
     seed: Seed | None = None
     image: BaseImage | None = None
+    static: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def _debian_file(row: Mapping[str, Any]) -> DebianFile:
 def debian_toolchain(data: Mapping[str, Any], lock: Mapping[str, Any]) -> Toolchain:
     packages = tuple(_debian_file(row) for row in lock["toolchain"])
     names = {file.package for file in packages}
-    missing = (set(data["packages"]) | set(lock["required"])) - names
+    missing = ({*data["packages"], *data["static"]} | set(lock["required"])) - names
     if missing:
         raise ValueError(f"not in the lock: {', '.join(sorted(missing))}; run invoke pins")
     text(data["go"], "evidence")
@@ -179,6 +181,7 @@ def debian_toolchain(data: Mapping[str, Any], lock: Mapping[str, Any]) -> Toolch
             required=tuple(lock["required"]),
             packages=packages,
         ),
+        static={name: text(data["static"], name) for name in data["static"]},
     )
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builders.model.artifact import Binary, Check, CheckReport
+from builders.model.components import IMPORT_PATHS
+from builders.model.modules import attributed
 from builders.model.toolchains import Target
 from builders.tools import confined, elf
 from builders.tools.cache import sha256_of
@@ -26,19 +28,23 @@ ACCOUNTING = (b"memory.kmem.limit_in_bytes", b"cgroups/fs.EnableKernelMemoryAcco
 #: What every libcontainer has. Without it, absence of the above would prove nothing: a packed
 #: or foreign file has neither.
 LIBCONTAINER = (b"memory.limit_in_bytes", b"libcontainer/cgroups/fs.")
+#: What a kubelet that adopts containers has beside the id of its build: a metric's name.
+ADOPTION = b"nokmem_adoption_build_info"
 RUN_TIMEOUT = 30
 
 
 @dataclass(frozen=True)
 class Expected:
     """What a binary must be. `prints` are lines of its `--version`, in order, from the first;
-    with `accounting` it is a control, in which kernel-memory accounting must be found."""
+    with `accounting` it is a control, in which kernel-memory accounting must be found; `build` is
+    the id of a kubelet that adopts containers, or ""."""
 
     name: str
     linking: str
     accounting: bool
     prints: tuple[str, ...]
     sha256: str
+    build: str = ""
 
 
 def prove(items: Iterable[tuple[Binary, Expected]], target: Target) -> CheckReport:
@@ -71,7 +77,10 @@ def _prove(binary: Binary, expected: Expected, target: Target) -> list[Check]:
         _glibc(name, file, target),
         _libseccomp(name, file, target),
         _nokmem(path, expected),
+        _modules(binary),
     ]
+    if expected.build:
+        checks.append(_adoption(path, expected))
     trusted = all(check.passed for check in checks)
     return [*checks, _version(binary, expected, target, trusted)]
 
@@ -158,6 +167,34 @@ def _nokmem(path: Path, expected: Expected) -> Check:
     return Check(
         expected.name, "nokmem", passed, saw,
         "the build tag did not reach the compiler: compare tags in plan.json with build.log",
+    )  # fmt: skip
+
+
+def _modules(binary: Binary) -> Check:
+    """Whether the source's list of modules has all that is in the binary; what it has beyond, for
+    tests and other programs, does no harm."""
+    linked, strange = attributed(binary.packages, binary.modules, IMPORT_PATHS[binary.name])
+    some = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
+    return Check(
+        binary.name, "modules", not strange,
+        f"no module is named of {some}" if strange
+        else f"{len(linked)} in it, of {len(binary.modules)} that its source vendors",
+        "compare sbom.cdx.json with the list in the source's vendor folder",
+    )  # fmt: skip
+
+
+def _adoption(path: Path, expected: Expected) -> Check:
+    identity = expected.build.encode()
+    found = elf.contains(path, (ADOPTION, identity))
+    if not found[ADOPTION]:
+        saw = "it would restart the containers of another build: no adoption is in it"
+    elif not found[identity]:
+        saw = f"adoption is in it, the id {expected.build} is not"
+    else:
+        saw = f"adopts running containers as {expected.build}"
+    return Check(
+        expected.name, "adoption", all(found.values()), saw,
+        "the patches did not reach the compiler: compare plan.json with build.log",
     )  # fmt: skip
 
 

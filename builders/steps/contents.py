@@ -38,7 +38,7 @@ def rows(
     return tuple(found)
 
 
-def remove(doomed: Iterable[Row], cache: Cache, builders: Iterable[Builder]) -> tuple[Row, ...]:
+def remove(doomed: Iterable[Row], cache: Cache) -> tuple[Row, ...]:
     """Remove rows; returns those that went. What an engine holds in use stays."""
     gone = []
     for row in doomed:
@@ -50,6 +50,4 @@ def remove(doomed: Iterable[Row], cache: Cache, builders: Iterable[Builder]) -> 
             gone.append(row)
         elif row.kept[0].discard(row.kept[1]):
             gone.append(row)
-    for builder in builders:
-        builder.sweep()
     return tuple(gone)

@@ -6,14 +6,12 @@ where the filesystem can do that; elsewhere in two.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import errno
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,45 +24,54 @@ from builders.model.artifact import (
     LOG,
     MANIFEST,
     MANIFEST_SCHEMA,
+    PACKAGES_PROVENANCE,
     PLAN,
+    PROVENANCE,
     REPORT,
+    SBOM,
+    SCRIPT,
+    SIGNATURE,
     SUMS,
     Binary,
+    Check,
     CheckReport,
     Manifest,
+    Package,
 )
+from builders.model.packages import payload, rpm_version
 from builders.model.plan import BuildPlan
+from builders.model.reading import differences
 from builders.tools.cache import locked, sha256_of
+from builders.tools.files import exchange
 
+#: What a build leaves beside binaries and log.
+BUILT = (PLAN, REPORT, SCRIPT, SBOM, PROVENANCE)
 SCHEMA_FILE = Path(__file__).parents[1] / "model/manifest.schema.json"
-AT_FDCWD = -100
-RENAME_EXCHANGE = 2
 
 
 @contextmanager
 def hold(dist: Path, name: str) -> Iterator[None]:
-    """Keep the place of dist/<name> to this run; BusyError where another run has it."""
+    """Keep the place of dist/<name> to this run, and remove what killed runs left beside it;
+    BusyError where another run has it."""
     try:
         dist.mkdir(parents=True, exist_ok=True)
         file = (dist / f".{name}.lock").open("a")
     except OSError as error:
+        taken = isinstance(error, FileExistsError)
         raise MachineError(
-            f"dist cannot be written: {error.strerror}",
+            f"dist cannot be written: {'a file stands there' if taken else error.strerror}",
             place=str(dist),
             next_step="give another folder with --dist",
         ) from error
     with file, locked(file, f"{dist / name}", wait=False):
+        for rubbish in dist.glob(f".{name}.*.partial"):
+            shutil.rmtree(rubbish)
         yield
 
 
 def staging(dist: Path, name: str) -> Path:
     """A new folder beside the place of dist/<name>, on the same filesystem; nobody else may enter
-    it until it is put in place.
-
-    The caller holds the lock of that place: what killed runs left beside it is removed.
-    """
-    for rubbish in dist.glob(f".{name}.*.partial"):
-        shutil.rmtree(rubbish)
+    it until it is put in place."""
     path = dist / f".{name}.{secrets.token_hex(4)}.partial"
     dist.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700)
@@ -74,12 +81,11 @@ def staging(dist: Path, name: str) -> Path:
 def describe(
     plan: BuildPlan,
     binaries: Iterable[Binary],
-    folder: Path,
     builder: str,
     profile: Iterable[tuple[str, float]] = (),
 ) -> Manifest:
-    """The manifest of a staged folder that already holds plan, report and binaries; `profile` has
-    the seconds that each phase took."""
+    """The manifest of a build, yet without the files beside its binaries; `profile` has the seconds
+    that each phase took."""
     components = {component.name: component for component in plan.components}
     rows = []
     for binary in sorted(binaries, key=lambda binary: binary.name):
@@ -88,6 +94,9 @@ def describe(
             {
                 "name": binary.name,
                 "version": component.version,
+                "build": component.build,
+                "package": f"{binary.name}-nokmem-{rpm_version(component.version)}",
+                "payload": payload(binary.name, component.version),
                 "sha256": binary.sha256,
                 "size": binary.size,
                 "linking": component.linking,
@@ -116,6 +125,7 @@ def describe(
             "variant": plan.variant,
             "mechanism": plan.mechanism,
             "target": plan.target.name,
+            "node": {"machine": plan.target.machine_name, "glibc": plan.target.glibc},
             "epoch": plan.epoch,
             "builder": builder,
             "profile": [{"phase": title, "seconds": round(s, 1)} for title, s in profile],
@@ -130,25 +140,56 @@ def describe(
             "go_official": plan.go_official,
             "deviations": list(plan.deviations),
             "binaries": rows,
-            "files": {
-                name: {"sha256": sha256_of(folder / name), "size": (folder / name).stat().st_size}
-                for name in (PLAN, REPORT)
-            },
+            "files": {},
             "logs": [LOG],
+            "packages": [],
         }
     )
 
 
-def put_in_place(folder: Path, dist: Path, plan: BuildPlan, manifest: Manifest) -> Path:
-    """Finish a staged folder and put it in its place; returns that place."""
+def _file(path: Path) -> dict[str, str | int]:
+    return {"sha256": sha256_of(path), "size": path.stat().st_size}
+
+
+def with_files(manifest: Manifest, folder: Path, names: Iterable[str] = BUILT) -> Manifest:
+    """The same manifest with more files of the folder."""
+    files = {name: _file(folder / name) for name in names}
+    return Manifest({**manifest.data, "files": {**manifest.data["files"], **files}})
+
+
+def with_packages(manifest: Manifest, packages: Iterable[Package]) -> Manifest:
+    """The manifest of the same build with these packages, and no others."""
+    rows = [{**dataclasses.asdict(package), "file": package.path.name} for package in packages]
+    for row in rows:
+        del row["path"]
+    files = {name: manifest.data["files"][name] for name in BUILT}
+    rows.sort(key=lambda row: str(row["file"]))
+    return Manifest({**manifest.data, "files": files, "packages": rows})
+
+
+def copy(manifest: Manifest, place: Path, folder: Path) -> None:
+    """Put what the build itself left in a dist folder into a staged one."""
+    binaries = [row["name"] for row in manifest.data["binaries"]]
+    for name in (*binaries, *BUILT, *manifest.data["logs"]):
+        shutil.copy2(place / name, folder / name)
+
+
+def put_in_place(
+    folder: Path,
+    place: Path,
+    manifest: Manifest,
+    sign: Callable[[Path], object] = lambda _: None,
+) -> Path:
+    """Finish a staged folder and put it in its place beside it; returns that place. `sign` may
+    write SHA256SUMS.asc beside SHA256SUMS."""
     (folder / MANIFEST).write_text(manifest.to_json())
     names = sorted(path.name for path in folder.iterdir())
     (folder / SUMS).write_text("".join(f"{sha256_of(folder / n)}  {n}\n" for n in names))
+    sign(folder / SUMS)
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     folder.chmod(0o755)
-    place = dist / plan.name
     if not os.path.lexists(place):
         folder.rename(place)
         return place
@@ -158,9 +199,14 @@ def put_in_place(folder: Path, dist: Path, plan: BuildPlan, manifest: Manifest) 
             place=str(place),
             next_step="move it away, then build again",
         )
-    _exchange(folder, place)
+    exchange(folder, place)
     shutil.rmtree(folder)
     return place
+
+
+def write_script(folder: Path, text: str) -> None:
+    (folder / SCRIPT).write_text(text, encoding="utf-8")
+    (folder / SCRIPT).chmod(0o755)
 
 
 def write_plan_and_report(folder: Path, plan: BuildPlan, report: CheckReport) -> None:
@@ -185,9 +231,12 @@ def read(folder: Path) -> Manifest:
         ) from error
     binaries = {row["name"]: row["sha256"] for row in manifest.data["binaries"]}
     logs = set(manifest.data["logs"])
-    files: Mapping[str, Any] = manifest.data["files"]
+    packages = {row["file"]: row for row in manifest.data["packages"]}
+    files: Mapping[str, Any] = {**manifest.data["files"], **packages}
     declared = set(binaries) | logs | set(files) | {MANIFEST, SUMS}
     present = {path.name for path in folder.iterdir()}
+    if any(row["signed_by"] for row in packages.values()):
+        declared.add(SIGNATURE)
     _refuse(declared - present, "missing", folder)
     _refuse(present - declared, "not declared by the manifest", folder)
     _refuse({p.name for p in folder.iterdir() if not p.is_file() or p.is_symlink()},
@@ -198,8 +247,47 @@ def read(folder: Path) -> Manifest:
     sized |= {name: row["size"] for name, row in files.items()}
     odd = {name for name, size in sized.items() if (folder / name).stat().st_size != size}
     _refuse(odd, "not of the size that the manifest says", folder)
-    _refuse(_sums_differences(folder, declared - {SUMS}, binaries), f"not as {SUMS} says", folder)
+    _refuse(
+        _sums_differences(folder, declared - {SUMS, SIGNATURE}, binaries),
+        f"not as {SUMS} says",
+        folder,
+    )
     return manifest
+
+
+def plan(folder: Path) -> BuildPlan:
+    """The plan that lies in a dist folder; ProofError where it is none."""
+    path = folder / PLAN
+    try:
+        return BuildPlan.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ProofError(
+            f"the plan cannot be read: {error}",
+            place=str(path),
+            next_step="build this version again",
+        ) from error
+
+
+def check(manifest: Manifest, plan: BuildPlan, binaries: Iterable[Binary], folder: Path) -> Check:
+    """Whether a manifest says of a build what its plan and what lies in its folder say."""
+    said, packages = dict(manifest.data), manifest.data["packages"]
+    profile = [(row["phase"], row["seconds"]) for row in said["profile"]]
+    described = describe(plan, binaries, said["builder"], profile)
+    built = dict(with_files(described, folder).data)
+    if packages:
+        built["files"] = {
+            **built["files"],
+            PACKAGES_PROVENANCE: said["files"].get(PACKAGES_PROVENANCE),
+        }
+    built |= {name: said[name] for name in ("nokmem", "packages")}
+    others = list(differences(said, built))
+    return Check(
+        MANIFEST,
+        "content",
+        not others,
+        f"not what the plan says: {', '.join(others[:3])}" if others else "as plan and files are",
+        "build this version again",
+    )
 
 
 def _sums_differences(folder: Path, declared: set[str], binaries: Mapping[str, str]) -> set[str]:
@@ -223,20 +311,3 @@ def _refuse(names: set[str], what: str, folder: Path) -> None:
             place=str(folder),
             next_step="build this version again, or restore the folder",
         )
-
-
-def _exchange(left: Path, right: Path) -> None:
-    """Swap two folders in one step (renameat2, Linux 3.15 and later)."""
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is not None:
-        if renameat2(AT_FDCWD, bytes(left), AT_FDCWD, bytes(right), RENAME_EXCHANGE) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in (errno.EINVAL, errno.ENOSYS):
-            raise OSError(code, os.strerror(code), str(right))
-    # Some C libraries and filesystems cannot exchange: two renames, and the earlier folder is
-    # never deleted before the new one is in place.
-    aside = right.with_name(f"{left.name}.old")
-    right.rename(aside)
-    left.rename(right)
-    aside.rename(left)

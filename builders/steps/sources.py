@@ -13,16 +13,18 @@ import shlex
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from builders.errors import IntegrityError, UnavailableError, UsageError
+from builders.errors import BusyError, IntegrityError, UnavailableError, UsageError
 from builders.model.artifact import SourceTree
 from builders.model.plan import ComponentPlan, GoPlan
 from builders.tools import apt, archives, gitrepo
+from builders.tools.archives import Say
 from builders.tools.cache import Cache
-from builders.tools.download import Downloader, OnBytes, shown
+from builders.tools.download import Downloader, OnBytes, below, shown
 
 GOCODE = "usr/share/gocode/"
 PARALLEL = 6
@@ -33,7 +35,6 @@ REPOSITORY_VARIABLES = {
 }
 GO_VARIABLE = "NOKMEM_GO_MIRROR"
 
-Say = Callable[[str], None]
 OnLine = Callable[[str], None]
 
 
@@ -67,17 +68,21 @@ class Provider(Protocol):
     ) -> dict[str, bytes | None]:
         """The plain files of the source at those paths, None where there is none."""
 
+    def repository(self, component: ComponentPlan) -> Path | None:
+        """The repository that the commit is read from, None where files are the source."""
+
 
 def provider(component: ComponentPlan, cache: Cache, places: Places, say: Say) -> Provider:
     """The provider that the plan names for a component."""
     kind = component.source.provider
     if kind == "git":
-        return Git(cache, repositories(component, places.environment, component.source.url))
+        urls = repositories(component, places.environment, component.source.url)
+        return Git(cache, urls, say)
     if kind == "dir":
         return Folder(places.folders[component.name], say)
     if kind == "archive":
         return Archive(cache, places, say)
-    return Debian(cache, places.environment)
+    return Debian(cache, places.environment, say)
 
 
 def repositories(
@@ -104,9 +109,10 @@ def _named(environment: Mapping[str, str], variable: str) -> list[str]:
 class Debian:
     """The distribution's archives, by the machine's or the user's mirrors."""
 
-    def __init__(self, cache: Cache, environment: Mapping[str, str]) -> None:
+    def __init__(self, cache: Cache, environment: Mapping[str, str], say: Say) -> None:
         self._cache = cache
         self._environment = environment
+        self._say = say
 
     def missing(self, component: ComponentPlan) -> list[str]:
         return self.missing_files(component.source.files)
@@ -135,12 +141,9 @@ class Debian:
             archive.confirm(pins)
 
             def get(pin: apt.Pinned) -> None:
-                downloader.fetch(
-                    archive.url(pin.suite, pin.path),
-                    self._cache.file(pin.sha256),
-                    sha256=pin.sha256,
-                    size=pin.size,
-                    on_bytes=on_bytes,
+                places = archive.urls(pin.suite, pin.path)
+                archives.obtain(
+                    self._cache, pin.sha256, places, downloader, on_bytes, self._say, pin.size
                 )
 
             with ThreadPoolExecutor(PARALLEL) as pool:
@@ -155,8 +158,9 @@ class Debian:
                 raise IntegrityError("the archive names no commit", place=str(archive))
             return SourceTree(component.name, archive, strip=1)
         path = folder / f"{component.name}.tar"
-        _merge_gocode([self._cache.file(row["sha256"]) for row in component.source.files], path)
-        return SourceTree(component.name, path, strip=0)
+        rows = component.source.files
+        folders = _merge_gocode([self._cache.file(row["sha256"]) for row in rows], path)
+        return SourceTree(component.name, path, 0, tuple(zip(rows, folders, strict=True)))
 
     def read(
         self, component: ComponentPlan, paths: Iterable[str], folder: Path
@@ -164,13 +168,18 @@ class Debian:
         source = self.tree(component, folder)
         return archives.read(source.archive, source.strip, paths)
 
+    def repository(self, component: ComponentPlan) -> Path | None:
+        del component
+        return None
+
 
 class Git:
     """Upstream's repository, or the user's mirrors of it; one bare store for all versions."""
 
-    def __init__(self, cache: Cache, urls: Iterable[str]) -> None:
+    def __init__(self, cache: Cache, urls: Iterable[str], say: Say) -> None:
         self._cache = cache
         self._urls = tuple(urls)
+        self._say = say
 
     def missing(self, component: ComponentPlan) -> list[str]:
         source = component.source
@@ -182,7 +191,7 @@ class Git:
         del on_bytes  # git says it in words
         store, source = self._store(component), component.source
         with self._cache.lock(f"git-{store.name}"):
-            gitrepo.fetch(store, self._urls, source.revision, source.commit, on_line)
+            gitrepo.fetch(store, self._urls, source.revision, source.commit, on_line, self._say)
 
     def tree(self, component: ComponentPlan, folder: Path) -> SourceTree:
         path = folder / f"{component.name}.tar"
@@ -195,8 +204,36 @@ class Git:
         del folder
         return gitrepo.read(self._store(component), component.source.commit, paths)
 
+    def repository(self, component: ComponentPlan) -> Path | None:
+        return self._store(component)
+
     def _store(self, component: ComponentPlan) -> Path:
-        return self._cache.repository(f"{component.name}.git")
+        return store(self._cache, component.name)
+
+
+def store(cache: Cache, name: str) -> Path:
+    """Where the commits of a component are kept."""
+    return cache.repository(f"{name}.git")
+
+
+def lacks(cache: Cache, name: str, commits: Iterable[str]) -> bool:
+    """Whether any of a component's commits would have to be fetched."""
+    return not all(gitrepo.holds(store(cache, name), commit) for commit in commits)
+
+
+def adopt(
+    cache: Cache, name: str, packed: Path, tagged: Mapping[str, str], room: Path, say: Say
+) -> None:
+    """Leave a component's commits, which a pack holds, in the cache, verified."""
+    with cache.lock(f"git-{store(cache, name).name}"):
+        gitrepo.adopt(store(cache, name), packed, tagged, room, say)
+
+
+def sweep(cache: Cache) -> None:
+    """End and remove what killed runs left in the stores of git; one that is at work stays."""
+    for store in cache.repositories():
+        with suppress(BusyError), cache.lock(f"git-{store.name}", wait=False):
+            gitrepo.clean(store)
 
 
 class Folder:
@@ -234,6 +271,10 @@ class Folder:
         del folder
         return gitrepo.read(self._folder, component.source.commit, paths)
 
+    def repository(self, component: ComponentPlan) -> Path | None:
+        del component
+        return self._folder
+
 
 class Archive:
     """An archive of the user's own, known by its sha256."""
@@ -255,7 +296,7 @@ class Archive:
         place = self._places.archives.get(row["sha256"])
         with Downloader(apt.proxies(self._places.environment)) as downloader:
             places = [place] if place else []
-            archives.obtain(self._cache, row["sha256"], places, downloader, on_bytes)
+            archives.obtain(self._cache, row["sha256"], places, downloader, on_bytes, self._say)
         archive = self._cache.file(row["sha256"])
         try:
             archives.strip(archive)  # reads it to its end
@@ -277,14 +318,19 @@ class Archive:
         source = self.tree(component, folder)
         return archives.read(source.archive, source.strip, paths)
 
+    def repository(self, component: ComponentPlan) -> Path | None:
+        del component
+        return None
+
 
 class GoArchives:
     """Go, as upstream or a mirror has it: archives known by their sha256."""
 
-    def __init__(self, cache: Cache, places: Places, upstream: str) -> None:
+    def __init__(self, cache: Cache, places: Places, upstream: str, say: Say) -> None:
         self._cache = cache
         self._places = places
         self._upstream = upstream
+        self._say = say
 
     def missing(self, go: GoPlan) -> list[str]:
         """The archive's name where it would have to be fetched from elsewhere."""
@@ -309,7 +355,9 @@ class GoArchives:
         if go.archive:
             with Downloader(apt.proxies(self._places.environment)) as downloader:
                 sha256 = go.archive["sha256"]
-                archives.obtain(self._cache, sha256, self._where(go), downloader, on_bytes)
+                archives.obtain(
+                    self._cache, sha256, self._where(go), downloader, on_bytes, self._say
+                )
 
     def file(self, go: GoPlan) -> Path:
         """The archive in the cache."""
@@ -320,23 +368,21 @@ class GoArchives:
         if own:
             return [own]
         mirrors = _named(self._places.environment, GO_VARIABLE) or [self._upstream]
-        return [_below(mirror, go.archive["name"]) for mirror in mirrors]
+        return [below(mirror, go.archive["name"]) for mirror in mirrors]
 
 
-def _below(place: str, name: str) -> str:
-    """A file's place below a folder's, whose address may end in a query."""
-    base, mark, query = place.partition("?") if "://" in place else (place, "", "")
-    return f"{base.rstrip('/')}/{name}{mark}{query}"
-
-
-def refuse_offline(missing: Iterable[str]) -> None:
+def refuse_offline(missing: Iterable[str], bundle: Path | None = None) -> None:
     """UnavailableError that names everything at once, where anything is missing."""
     names = tuple(dict.fromkeys(missing))
     if names:
         raise UnavailableError(
-            f"the cache lacks {len(names)} of the things needed",
-            place="--offline",
-            next_step="run `fetch` with the same options where there is a network",
+            f"{'bundle and cache lack' if bundle else 'the cache lacks'} {len(names)} of the "
+            "things needed",
+            place=str(bundle or "--offline"),
+            next_step="ask for what it was made for, as `verify --from-bundle` says it, or bundle "
+            "this where there is a network"
+            if bundle
+            else "run `fetch` with the same options where there is a network",
             detail=names,
         )
 
@@ -354,11 +400,14 @@ def _refuse_other_commit(archive: Path, component: ComponentPlan) -> bool:
     return bool(commit)
 
 
-def _merge_gocode(debs: Iterable[Path], destination: Path) -> None:
-    """One GOPATH out of many -dev packages: what they have below /usr/share/gocode."""
+def _merge_gocode(debs: Iterable[Path], destination: Path) -> list[frozenset[str]]:
+    """One GOPATH out of many -dev packages: what they have below /usr/share/gocode. The import
+    paths that each has Go code at."""
+    found = []
     with tarfile.open(destination, "w", format=tarfile.PAX_FORMAT) as tar:
         seen: set[str] = set()
         for deb in debs:
+            paths: set[str] = set()
             with apt.deb_data(deb) as data:
                 for member in data:
                     name = os.path.normpath(member.name)
@@ -370,4 +419,8 @@ def _merge_gocode(debs: Iterable[Path], destination: Path) -> None:
                     if member.name in seen:
                         continue
                     seen.add(member.name)
+                    if member.name.endswith(".go"):
+                        paths.add(os.path.dirname(member.name).removeprefix("src/"))
                     tar.addfile(member, data.extractfile(member) if member.isreg() else None)
+            found.append(frozenset(paths))
+    return found

@@ -13,7 +13,6 @@ import posixpath
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -65,16 +64,11 @@ def ensure(
         if plan.image is not None:
             builder.make(plan.key, image_recipe(plan.image, folder, environment), on_line)
             return True
-        with cache.run_folder() as scratch:
+        with cache.scratch() as scratch:
             seed = scratch / "seed.tar"
-            try:
-                write_seed(plan, cache, folder, seed)
-                recipe = Recipe(folder / "Dockerfile", {"seed.tar": seed}, seed="seed.tar")
-                builder.make(plan.key, recipe, on_line)
-            finally:
-                seed.unlink(missing_ok=True)
-                with suppress(OSError):
-                    scratch.rmdir()
+            write_seed(plan, cache, folder, seed)
+            recipe = Recipe(folder / "Dockerfile", {"seed.tar": seed}, seed="seed.tar")
+            builder.make(plan.key, recipe, on_line)
     return True
 
 

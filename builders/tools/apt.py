@@ -32,7 +32,7 @@ from builders.errors import (
 )
 from builders.tools import process
 from builders.tools.archives import BROKEN
-from builders.tools.download import Downloader, is_url, redacted
+from builders.tools.download import Downloader, below, is_url, redacted, scrubbed
 
 ARCHIVES = ("debian", "debian-security")
 MIRROR_VARIABLES = {
@@ -54,6 +54,17 @@ SUITES = re.compile(
     r"(buster|bullseye|bookworm|trixie|forky|duke|sid|unstable|testing|(old){0,2}stable)"
     r"(-updates|-security|-backports)?/?"
 )
+#: What gpgv says of a signature that it does not accept, and what that means.
+FLAWS = {
+    "BADSIG": "the text is not the one that was signed",
+    "EXPKEYSIG": "the key that signed it has expired",
+    "EXPSIG": "the signature has expired",
+    "NODATA": "there is no signature",
+    "NO_PUBKEY": "the keyring does not have the key that signed it",
+    "REVKEYSIG": "the key that signed it was revoked",
+}
+#: So it speaks where the clock is behind the making of the key: as of no known flaw.
+KEY_TO_COME = re.compile("created .* in the future")
 RELEASE_LIMIT = 4 << 20
 INDEX_LIMIT = 200 << 20
 
@@ -99,7 +110,7 @@ def mirrors(
                     next_step="write it as https://host/debian; quote special characters of a "
                     "password as %xx",
                 )
-            found[archive] = [value.rstrip("/")]
+            found[archive] = [value]
     return {archive: tuple(uris) for archive, uris in found.items()}
 
 
@@ -148,8 +159,13 @@ class Archive:
 
     def url(self, suite: str, path: str) -> str:
         """Where a path of the suite's archive is, on the mirror whose signature was good."""
+        return self.urls(suite, path)[0]
+
+    def urls(self, suite: str, path: str) -> list[str]:
+        """The same, and then on each other mirror: for what is known by its hash."""
         self._release(suite)
-        return f"{self._chosen[suite]}/{path}"
+        others = [m for m in self._mirrors[archive_of(suite)] if m != self._chosen[suite]]
+        return [below(mirror, path) for mirror in (self._chosen[suite], *others)]
 
     def confirm(self, wanted: Iterable[Pinned]) -> None:
         """Check that the signed archives list every pinned file just as it is pinned."""
@@ -216,24 +232,29 @@ class Archive:
 
     def _release(self, suite: str) -> Mapping[str, str]:
         """The hashes of a suite's indices, from the first mirror whose signature is good."""
-        archive = archive_of(suite)
-        problem: NokmemError = UnavailableError(
-            f"no mirror of the {archive} archive is known",
-            place="the machine's apt configuration and the environment",
-            next_step=f"set {MIRROR_VARIABLES[archive]} to the URL of a mirror",
-        )
+        archive, problems = archive_of(suite), list[NokmemError]()
         for mirror in () if suite in self._releases else self._mirrors.get(archive, ()):
             try:
                 self._read_release(suite, mirror)
                 break
             except (IntegrityError, UnavailableError) as error:
-                problem = error
-        if suite not in self._releases:
-            raise problem
-        return self._releases[suite]
+                problems.append(error)
+        if suite in self._releases:
+            return self._releases[suite]
+        if not problems:
+            raise UnavailableError(
+                f"no mirror of the {archive} archive is known",
+                place="the machine's apt configuration and the environment",
+                next_step=f"set {MIRROR_VARIABLES[archive]} to the URL of a mirror",
+            )
+        # What is wrong tells more than what is silent.
+        worst = next((one for one in problems if isinstance(one, IntegrityError)), problems[-1])
+        if len(problems) > 1:
+            worst.detail = tuple(f"{one.place}: {one.fact}" for one in problems)
+        raise worst
 
     def _read_release(self, suite: str, mirror: str) -> None:
-        url = f"{mirror}/dists/{suite}/InRelease"
+        url = below(mirror, f"dists/{suite}/InRelease")
         text = self._signed_text(self._downloader.read(url, RELEASE_LIMIT), url)
         with _understood(redacted(url)):
             release = Release(text)
@@ -262,16 +283,18 @@ class Archive:
             )
             seen = set(re.findall(r"^\[GNUPG:\] (\w+)", status, re.M))
             if not {"GOODSIG", "VALIDSIG"} <= seen or "BADSIG" in seen or not text.is_file():
-                words = ", ".join(
-                    sorted(
-                        seen & {"BADSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "NO_PUBKEY", "NODATA"}
-                    )
-                )
+                flaws = [f"{FLAWS[word]} ({word})" for word in sorted(seen & set(FLAWS))]
+                step = f"check mirror and keyring ({self._keyring}); an updated "
+                step += "debian-archive-keyring may have the new keys"
+                if KEY_TO_COME.search(status):
+                    flaws = ["by this machine's clock, the key that signed it is not yet made"]
+                    step = "set the clock"
+                elif seen & {"EXPSIG", "EXPKEYSIG"}:
+                    step = f"check this machine's clock; if it is right, {step}"
                 raise IntegrityError(
-                    f"the signature is not good{f' ({words})' if words else ''}",
+                    f"the signature is not good{': ' if flaws else ''}{'; '.join(flaws)}",
                     place=redacted(url),
-                    next_step=f"check mirror and keyring ({self._keyring}); an updated "
-                    "debian-archive-keyring may have the new keys",
+                    next_step=step,
                 )
             return text.read_text(encoding="utf-8", errors="replace")
 
@@ -437,7 +460,9 @@ def solve(
     result, text = process.capture([apt_get, "update"], environment=environment, timeout=300)
     if not result.ok or re.search(r"^[EW]:", text, re.M):
         raise UnavailableError(
-            "apt-get update failed", place=", ".join(mirrors_by_suite), detail=result.tail
+            "apt-get update failed",
+            place=", ".join(mirrors_by_suite),
+            detail=tuple(map(scrubbed, result.tail)),
         )
     answers = []
     for names in requests:

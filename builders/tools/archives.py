@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import os
 import re
 import shutil
 import tarfile
-import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from builders.errors import IntegrityError, MachineError, UnavailableError
-from builders.tools.cache import Cache, sha256_of
+from builders.tools.cache import Cache
 from builders.tools.download import Downloader, OnBytes, shown
+
+Say = Callable[[str], None]
 
 #: What a builder need not have a program for, by the first bytes.
 UNPACKERS = {b"BZh": bz2.BZ2File, b"\xfd7zXZ": lzma.LZMAFile}
@@ -33,58 +35,55 @@ BROKEN = (
 
 
 def obtain(
-    cache: Cache, sha256: str, places: Iterable[str], downloader: Downloader, on_bytes: OnBytes
+    cache: Cache,
+    sha256: str,
+    places: Iterable[str],
+    downloader: Downloader,
+    on_bytes: OnBytes,
+    say: Say,
+    size: int | None = None,
 ) -> None:
-    """Leave the archive in the cache, from the first of `places` (URLs and files) that has it.
+    """Leave a file in the cache, from the first of `places` (URLs and files) that gives it whole;
+    `say` is told of each that does not.
 
     IntegrityError where a place has something else, UnavailableError where none has anything.
     """
     if cache.holds(sha256):
         return
     places, reasons = list(places), []
-    for place in places:
+    for number, place in enumerate(places):
         try:
-            if "://" in place:
-                downloader.fetch(place, cache.file(sha256), sha256=sha256, on_bytes=on_bytes)
-            else:
-                _copy(Path(place), cache.file(sha256), sha256)
+            with cache.keep(sha256, shown(place)) as write:
+                if "://" in place:
+                    downloader.fetch(place, write, size=size, on_bytes=on_bytes)
+                else:
+                    _read(Path(place), write)
         except UnavailableError as error:
-            reasons.append(f"{error.place}: {error.fact}")
+            if len(places) == 1:
+                raise
+            reasons.append(f"{shown(place)}: {error.fact}")
+            if number + 1 < len(places):
+                say(f"{reasons[-1]}; asking {shown(places[number + 1])}")
             continue
         return
     raise UnavailableError(
-        f"no place has the archive with sha256 {sha256}",
+        f"no place has the file with sha256 {sha256}",
         place=", ".join(map(shown, places)) or "no place is named",
         next_step="name a mirror or a file of it; docs/how-to.md says where",
         detail=tuple(reasons),
     )
 
 
-def _copy(source: Path, destination: Path, sha256: str) -> None:
-    destination.parent.mkdir(parents=True, exist_ok=True)
+def _read(source: Path, write: Callable[[bytes], None]) -> None:
     try:
         file = source.open("rb")
     except OSError as error:
         raise UnavailableError(
             error.strerror or str(error), place=str(source), next_step="name a file that is there"
         ) from error
-    with (
-        file,
-        _kept(destination),
-        tempfile.TemporaryDirectory(prefix=".part-", dir=destination.parent) as folder,
-    ):
-        part = Path(folder, "part")
-        with part.open("wb") as out:
-            shutil.copyfileobj(file, out, 1 << 20)
-        actual = sha256_of(part)
-        if actual != sha256:
-            raise IntegrityError(
-                f"wrong content: expected sha256 {sha256}, got {actual}",
-                place=str(source),
-                next_step="give the sha256 of the archive that you mean; do not change it to fit",
-            )
-        part.chmod(0o644)
-        part.replace(destination)
+    with file:
+        while chunk := file.read(1 << 20):
+            write(chunk)
 
 
 def commit(archive: Path) -> str:
@@ -123,13 +122,30 @@ def read(archive: Path, strip: int, paths: Iterable[str]) -> dict[str, bytes | N
     found: dict[str, bytes | None] = dict.fromkeys(paths)
     with _opened(archive) as tar:
         for member in members(tar):
-            name = "/".join(member.name.lstrip("/").split("/")[strip:]).removeprefix("./")
+            name = _inside(member.name, strip)
             if name in found and member.isreg():
                 if member.size > LARGEST:
                     raise tarfile.ReadError(f"{member.name!r} is {member.size} bytes long")
                 content = tar.extractfile(member)
                 found[name] = content.read() if content is not None else None
     return found
+
+
+def links(archive: Path, strip: int, below: str) -> dict[str, str]:
+    """Where the symbolic links below a folder lead, by their path; both without `strip` leading
+    folders."""
+    found = {}
+    with _opened(archive) as tar:
+        for member in members(tar):
+            name = _inside(member.name, strip)
+            if member.issym() and name.startswith(below):
+                found[name] = os.path.normpath(f"{os.path.dirname(name)}/{member.linkname}")
+    return found
+
+
+def _inside(name: str, strip: int) -> str:
+    """A member's name without so many leading folders."""
+    return "/".join(name.lstrip("/").split("/")[strip:]).removeprefix("./")
 
 
 def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -140,18 +156,6 @@ def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             raise tarfile.ReadError("a member has a size below zero")
         at = member.offset
         yield member
-
-
-@contextmanager
-def _kept(destination: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise MachineError(
-            f"the archive cannot be kept: {error.strerror}",
-            place=str(destination.parent),
-            next_step="free some room there, or name another cache with NOKMEM_CACHE",
-        ) from error
 
 
 @contextmanager

@@ -87,6 +87,31 @@ class Session(Protocol):
         """Write the file at `path` inside to `destination`."""
 
 
+#: Runs its words on what others leave of the cores, also where the kernel weighs by session.
+BEHIND = ("sh", "-c", '{ echo 19 >/proc/self/autogroup; } 2>/dev/null; exec nice -n 19 "$@"', "sh")
+
+
+class Background:
+    """The same room; what runs by this hand yields to what runs by others."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.entry, self.disk = session.entry, session.disk
+        self.put, self.get, self.stop = session.put, session.get, session.stop
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: str = WORK,
+        on_line: OnLine | None = None,
+    ) -> Result:
+        return self._session.run(
+            [*BEHIND, *argv], environment=environment, folder=folder, on_line=on_line
+        )
+
+
 class Builder(Protocol):
     """A place where toolchains live and sessions run."""
 
@@ -112,6 +137,9 @@ class Builder(Protocol):
 
     def make(self, key: str, recipe: Recipe, on_line: OnLine) -> None:
         """Make a toolchain. All or nothing."""
+
+    def admit(self, limits: Limits) -> None:
+        """UsageError for a limit that no session here could keep."""
 
     def start(
         self, key: str, limits: Limits, *, keep: bool = False

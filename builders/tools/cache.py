@@ -1,9 +1,10 @@
 """The cache folder: files by content, trees by key, and locks that die with their holder.
 
-files/<sha256>          verified downloads, named by what they are
+files/<sha256>          verified files, named by what they are; .part-* are on their way
 git/<component>.git     the pinned commits of a component, without history
 trees/<key>/            toolchain trees of the embedded builder
-go/<key>/               Go build caches of the embedded builder, one for each toolchain
+go/<key>/               Go build caches of the embedded builder, one for each toolchain, and what
+                        else is kept for the next room
 runs/<id>/ + <id>.lock  scratch of running builds; a folder whose lock is free is rubbish
 locks/<name>            advisory locks (flock), released by the kernel if a run is killed
 """
@@ -15,12 +16,15 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
 
-from builders.errors import BusyError, MachineError
+from builders.errors import BusyError, IntegrityError, MachineError
 
 CHUNK = 1 << 20
 #: The lock that builds share; a prune wants it alone.
@@ -59,6 +63,15 @@ def locked(file: IO[str], name: str, *, wait: bool = True, shared: bool = False)
             next_step=f"wait for it to end, or look for it with: fuser {file.name}",
         ) from error
     yield
+
+
+def surely(clean: Callable[[], object]) -> None:
+    """Clean up, from the beginning where a signal comes in the middle: only the first one does."""
+    try:
+        clean()
+    except KeyboardInterrupt:
+        clean()
+        raise
 
 
 class Cache:
@@ -129,6 +142,66 @@ class Cache:
         path.unlink(missing_ok=True)
         return False
 
+    @contextmanager
+    def keep(self, sha256: str, place: str) -> Iterator[Callable[[bytes], None]]:
+        """Take in what is written, under its name once it is whole and has that content.
+
+        IntegrityError, which names the `place` that it came from, where it has another.
+        """
+        digest = hashlib.sha256()
+        try:
+            with self._part() as part:
+                with part.open("wb") as file:
+
+                    def write(chunk: bytes) -> None:
+                        file.write(chunk)
+                        digest.update(chunk)
+
+                    yield write
+                if digest.hexdigest() != sha256:
+                    raise IntegrityError(
+                        f"wrong content: expected sha256 {sha256}, got {digest.hexdigest()}",
+                        place=place,
+                        next_step="what is there is not what was pinned: try another place; do "
+                        "not change the pin to fit",
+                    )
+                part.chmod(0o644)
+                part.replace(self.file(sha256))
+        except OSError as error:
+            raise MachineError(
+                f"the file cannot be kept: {error.strerror}",
+                place=str(self.file(sha256).parent),
+                next_step="free some room there, or name another cache with NOKMEM_CACHE",
+            ) from error
+
+    def adopt(self, sha256: str, path: Path) -> None:
+        """Take in a file of a run folder whose content has just been seen to be that."""
+        place = self.file(sha256)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
+
+    @contextmanager
+    def _part(self) -> Iterator[Path]:
+        """A private file on its way, locked while its run lives."""
+        folder = self.root / "files"
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.lock("parts"):
+            handle, name = tempfile.mkstemp(prefix=".part-", dir=folder)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)
+            os.close(handle)
+
+    def sweep(self) -> None:
+        """Remove what killed runs left on its way; what a living run writes stays."""
+        with self.lock("parts"):
+            for path in (self.root / "files").glob(".part-*"):
+                with suppress(OSError), path.open("rb") as part:
+                    fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+
     def tree(self, key: str) -> Path:
         """Where the tree of a toolchain is, or would be."""
         return self._private("trees") / key
@@ -166,6 +239,15 @@ class Cache:
             finally:
                 if not path.exists():
                     lock.unlink(missing_ok=True)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A run folder that goes at the end, with all that is in it."""
+        with self.run_folder() as path:
+            try:
+                yield path
+            finally:
+                surely(partial(shutil.rmtree, path))
 
     @contextmanager
     def _run_lock(self, path: Path) -> Iterator[None]:

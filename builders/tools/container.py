@@ -6,14 +6,20 @@ folder is an anonymous volume that goes with its container, Go's build cache a n
 
 from __future__ import annotations
 
+import grp
 import io
 import os
+import pwd
 import re
+import stat
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import docker
 import requests
@@ -30,12 +36,14 @@ from builders.errors import (
     ToolchainError,
     UnavailableError,
 )
+from builders.tools import rootfs
 from builders.tools.builder import BUILDER_ID, GO_CACHE, WORK, Kept, Limits, Recipe
-from builders.tools.cache import Cache
+from builders.tools.cache import Cache, surely
 from builders.tools.download import scrubbed
 from builders.tools.process import TAIL_LINES, OnLine, Result
 
 LABEL = "io.nokmem"
+SOCKET = "unix:///var/run/docker.sock"
 VOLUME = "nokmem-go-"
 #: Hex digits of a toolchain's key in the names of its image and its volume.
 KEY_LENGTH = 16
@@ -64,7 +72,7 @@ def why_not() -> MachineError | None:
 
 def _connect(timeout: int) -> docker.DockerClient:
     """A client that speaks the engine's own API version."""
-    where = os.environ.get("DOCKER_HOST", "the default socket")
+    where = os.environ.get("DOCKER_HOST") or SOCKET
     try:
         probe = docker.from_env(timeout=PROBE_TIMEOUT, version=DEFAULT_DOCKER_API_VERSION)
         try:
@@ -72,13 +80,12 @@ def _connect(timeout: int) -> docker.DockerClient:
         finally:
             probe.close()
     except (DockerException, requests.RequestException, OSError) as error:
-        denied = "Permission denied" in str(error)
+        if "Permission denied" in str(error):
+            raise _kept_out(where) from error
         raise MachineError(
-            "the engine does not let this user in" if denied else "no engine answers",
+            "no engine answers",
             place=where,
-            next_step="add the user to the engine's group and log in again"
-            if denied
-            else "start the engine (systemctl start docker) or set DOCKER_HOST",
+            next_step="start the engine (systemctl start docker) or set DOCKER_HOST",
         ) from error
     if tuple(int(part) for part in api.split(".")) < MINIMUM_API:
         raise MachineError(
@@ -87,6 +94,19 @@ def _connect(timeout: int) -> docker.DockerClient:
             next_step="use Docker 19.03 or later",
         )
     return docker.from_env(timeout=timeout, version=api)
+
+
+def _kept_out(where: str) -> MachineError:
+    """Whom the engine's socket lets in, and how to be one of them."""
+    rights, step = "", "run as root, or as a user whom the engine lets in"
+    with suppress(OSError, KeyError):
+        socket = Path(where.removeprefix("unix://")).stat()
+        user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(socket.st_gid).gr_name
+        rights = f", {user}, in: {stat.filemode(socket.st_mode)}, group {group}"
+        if socket.st_mode & stat.S_IWGRP and socket.st_gid:
+            step = f"usermod --append --groups {group} {user}, log in again, then run it again"
+    fact = f"the engine does not let this user{rights or ' in'}: permission denied"
+    return MachineError(fact, place=where, next_step=step)
 
 
 class ContainerBuilder:
@@ -118,7 +138,7 @@ class ContainerBuilder:
         return None
 
     def make(self, key: str, recipe: Recipe, on_line: OnLine) -> None:
-        with self._cache.run_folder() as scratch, _translated("building the toolchain image"):
+        with self._cache.scratch() as scratch, _translated("building the toolchain image"):
             context = scratch / "context.tar"
             pulled = False
             try:
@@ -136,13 +156,11 @@ class ContainerBuilder:
                 with context.open("rb") as file:
                     self._build(key, recipe, file, on_line)
             finally:
-                context.unlink(missing_ok=True)
                 with suppress(DockerException, requests.RequestException):
                     self._client.images.prune({"dangling": True, "label": f"{LABEL}.stage"})
                 if pulled:  # the toolchain keeps its layers, and nothing else would know of it
                     with suppress(DockerException, requests.RequestException):
                         self._client.images.remove(recipe.base)
-                scratch.rmdir()
 
     def _pull(self, base: str, on_line: OnLine) -> bool:
         """Have the base image in the engine; True where it was not there before."""
@@ -205,55 +223,63 @@ class ContainerBuilder:
                 detail=tuple(tail[-TAIL_LINES:]),
             )
 
+    def admit(self, limits: Limits) -> None:
+        """An engine keeps each."""
+
     @contextmanager
     def start(self, key: str, limits: Limits, *, keep: bool = False) -> Iterator[ContainerSession]:
-        container: Container | None = None
-        with self._cache.run_folder() as scratch:
+        with self._cache.scratch() as scratch:
             try:
-                with _translated("starting the build container"):
-                    container = self._client.containers.create(
-                        _image(key),
-                        ["sleep", "infinity"],
-                        init=True,
-                        network_mode="none",
-                        cap_drop=["ALL"],
-                        security_opt=["no-new-privileges"],
-                        user=f"{BUILDER_ID}:{BUILDER_ID}",
-                        labels={
-                            f"{LABEL}.cache": self._cache.identity,
-                            f"{LABEL}.run": scratch.name,
-                        },
-                        mounts=[
-                            Mount(WORK, None, type="volume"),
-                            Mount(GO_CACHE, _volume(key), type="volume"),
-                        ],
-                        mem_limit=limits.memory,
-                        memswap_limit=limits.memory,
-                        nano_cpus=int(limits.cpus * 1e9) if limits.cpus else None,
-                    )
-                    container.start()
-                yield ContainerSession(self._client, container)
+                with ThreadPoolExecutor(1) as thread:
+                    # It ends before a signal is followed: an engine makes what was asked for, even
+                    # where nobody waits for it any more.
+                    container = thread.submit(self._start, key, limits, scratch.name).result()
+                yield ContainerSession(self._client, container, _volume(key))
             finally:
-                if container is not None and not keep:
-                    with suppress(DockerException, requests.RequestException):
-                        container.remove(force=True, v=True)
-                scratch.rmdir()
+                if not keep:
+                    surely(partial(self._remove, f"{LABEL}.run={scratch.name}"))
+
+    def _start(self, key: str, limits: Limits, run: str) -> Container:
+        with _translated("starting the build container"):
+            container = self._client.containers.create(
+                _image(key),
+                ["sleep", "infinity"],
+                init=True,
+                network_mode="none",
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges"],
+                user=f"{BUILDER_ID}:{BUILDER_ID}",
+                labels={f"{LABEL}.cache": self._cache.identity, f"{LABEL}.run": run},
+                mounts=[
+                    Mount(WORK, None, type="volume"),
+                    Mount(GO_CACHE, _volume(key), type="volume"),
+                ],
+                mem_limit=limits.memory,
+                memswap_limit=limits.memory,
+                nano_cpus=int(limits.cpus * 1e9) if limits.cpus else None,
+            )
+            container.start()
+            return container
+
+    def _remove(self, label: str) -> None:
+        with suppress(DockerException, requests.RequestException):
+            for one in self._client.containers.list(
+                all=True, filters={"label": label}, ignore_removed=True
+            ):
+                one.remove(force=True, v=True)
 
     def sweep(self) -> int:
         """Remove the containers that killed runs of this cache left; their count."""
         count = 0
         mine = f"{LABEL}.cache={self._cache.identity}"
         with _translated("looking for containers of killed runs"):
-            for container in self._client.containers.list(all=True, filters={"label": mine}):
+            for container in self._client.containers.list(
+                all=True, filters={"label": mine}, ignore_removed=True
+            ):
                 if not self._cache.is_running(container.labels[f"{LABEL}.run"]):
                     container.remove(force=True, v=True)
                     count += 1
-        for folder in self._cache.abandoned():
-            for path in folder.iterdir():
-                if path.is_file():
-                    path.unlink()
-            with suppress(OSError):  # a room of the embedded builder stays for it
-                folder.rmdir()
+        rootfs.sweep(self._cache)
         return count
 
     def inventory(self) -> list[Kept]:
@@ -287,11 +313,11 @@ class ContainerBuilder:
 class ContainerSession:
     """A running container that waits for commands."""
 
-    def __init__(self, client: docker.DockerClient, container: Container) -> None:
+    def __init__(self, client: docker.DockerClient, container: Container, volume: str) -> None:
         self._client = client
         self._container = container
         self.entry = f"docker exec -it {container.name} bash"
-        self.disk = "the engine's disk (docker system df)"
+        self.disk = f"the engine's disk (docker system df), or its volume {volume}"
 
     def put(self, source: Path | bytes, destination: str) -> None:
         path = PurePosixPath(destination)
@@ -339,16 +365,11 @@ class ContainerSession:
             self._container.kill()
 
     def get(self, path: str, destination: Path) -> None:
-        with _translated(f"fetching {path}"):
-            chunks, _ = self._container.get_archive(path, chunk_size=CHUNK)
-            with tarfile.open(fileobj=_Chunks(chunks), mode="r|") as tar:
-                member = tar.next()
-                content = tar.extractfile(member) if member is not None else None
-                if content is None:
-                    raise MachineError(f"{path} is not a file", place=self.entry)
-                with destination.open("wb") as file:
-                    while chunk := content.read(CHUNK):
-                        file.write(chunk)
+        with _translated(f"fetching {path}"), destination.open("wb") as file:
+            stream, _ = self._container.get_archive(path, chunk_size=CHUNK)
+            # Closed whatever happens: an engine that may still send holds the container fast.
+            with closing(cast("Generator[bytes, None, None]", stream)) as chunks:
+                _copy_member(chunks, file, path)
 
 
 def _image(key: str) -> str:
@@ -387,25 +408,28 @@ def _tar_stream(source: Path | bytes, name: str) -> Iterator[bytes]:
     yield bytes(-member.size % tarfile.BLOCKSIZE) + bytes(2 * tarfile.BLOCKSIZE)
 
 
-class _Chunks(io.RawIOBase):
-    """Chunks as a readable stream."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return 0
-            self._rest = chunk
-        count = min(len(buffer), len(self._rest))
-        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
-        return count
+def _copy_member(chunks: Iterator[bytes], file: BinaryIO, path: str) -> None:
+    """Write the one file of a tar. Only its head is tarfile's: that would copy every byte thrice,
+    and be the slowest on the way."""
+    head = b""
+    while len(head) < tarfile.RECORDSIZE and (chunk := next(chunks, b"")):
+        head += chunk
+    try:
+        with tarfile.open(fileobj=io.BytesIO(head), mode="r:") as tar:
+            member = tar.next()
+    except tarfile.ReadError:
+        member = None
+    if member is None or not member.isreg():
+        raise MachineError(f"{path} is not a file", place="the engine's archive of it")
+    left = member.size
+    for chunk in chain((head[member.offset_data :],), chunks):
+        left -= file.write(chunk[:left])
+    if left:
+        raise MachineError(
+            f"{path} came without its last {left} bytes",
+            place="the engine's archive of it",
+            next_step="look at the engine's log, then run the same command",
+        )
 
 
 @contextmanager

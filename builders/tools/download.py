@@ -1,24 +1,17 @@
-"""Getting files over HTTP: the only place that knows `requests`.
-
-A file appears under its name only when it is complete and its sha256 is the expected one.
-"""
+"""Getting files over HTTP: the only place that knows `requests`."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from builders.errors import IntegrityError, MachineError, UnavailableError
+from builders.errors import IntegrityError, UnavailableError
 
 OnBytes = Callable[[int], None]
 
@@ -54,6 +47,12 @@ def scrubbed(text: str) -> str:
     return URL.sub(lambda match: redacted(match[0]), text)
 
 
+def below(place: str, name: str) -> str:
+    """The place of a file below a folder's, whose address may end in a query."""
+    base, mark, query = place.partition("?") if "://" in place else (place, "", "")
+    return f"{base.rstrip('/')}/{name}{mark}{query}"
+
+
 def is_url(text: str) -> bool:
     """Whether this is a well-formed http(s) URL, whose password, if any, is where one belongs."""
     try:
@@ -61,7 +60,8 @@ def is_url(text: str) -> bool:
         return (
             parts.scheme in ("http", "https")
             and bool(parts.hostname)
-            and "@" not in parts.path + parts.query + parts.fragment
+            and "@" not in parts.path + parts.query
+            and not parts.fragment
             and (parts.port is None or parts.port > 0)
         )
     except ValueError:
@@ -105,7 +105,7 @@ class Downloader:
                 with once.get(url, timeout=(5, 10), stream=True) as response:
                     return None if response.ok else f"HTTP {response.status_code}"
         except requests.RequestException as error:
-            return _reason(error)
+            return reason(error)
 
     def read(self, url: str, limit: int) -> bytes:
         """The body of `url`, refused where it is longer than `limit` bytes."""
@@ -126,45 +126,13 @@ class Downloader:
     def fetch(
         self,
         url: str,
-        destination: Path,
+        write: Callable[[bytes], object],
         *,
-        sha256: str,
         size: int | None = None,
         on_bytes: OnBytes | None = None,
     ) -> None:
-        """Write `url` to `destination` if it has the given hash and exactly `size` bytes, or,
-        where the size is not known, no more than LIMIT."""
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".part-", dir=destination.parent)
-        part = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as out:
-                digest = self._stream(url, out.write, size, on_bytes)
-            if digest != sha256:
-                raise IntegrityError(
-                    f"wrong content: expected sha256 {sha256}, got {digest}",
-                    place=redacted(url),
-                    next_step="try another mirror; the file there is not the one that was pinned",
-                )
-            part.chmod(0o644)
-            part.replace(destination)
-        except OSError as error:
-            raise MachineError(
-                f"the download cannot be kept: {error.strerror}",
-                place=str(destination.parent),
-                next_step="free some room there, or name another cache with NOKMEM_CACHE",
-            ) from error
-        finally:
-            part.unlink(missing_ok=True)
-
-    def _stream(
-        self,
-        url: str,
-        write: Callable[[bytes], object],
-        size: int | None,
-        on_bytes: OnBytes | None,
-    ) -> str:
-        digest = hashlib.sha256()
+        """Give the body of `url` to `write`: `size` bytes, or, where that is not known, no more
+        than LIMIT. What a connection leaves out when it dies is asked for again."""
         done = 0
         limit = LIMIT if size is None else size
         problem: requests.RequestException | None = None
@@ -178,7 +146,7 @@ class Downloader:
                 ) as response:
                     answered = True
                     if response.status_code == RANGE_NOT_SATISFIABLE and done:
-                        return digest.hexdigest()  # it was whole when the connection died
+                        return  # it was whole when the connection died
                     _raise_for(response, url)
                     skip = done if response.status_code != 206 else 0
                     for chunk in response.iter_content(CHUNK):
@@ -187,7 +155,6 @@ class Downloader:
                             if not chunk:
                                 continue
                         write(chunk)
-                        digest.update(chunk)
                         done += len(chunk)
                         if on_bytes:
                             on_bytes(len(chunk))
@@ -204,7 +171,7 @@ class Downloader:
                     raise _unavailable(url, error) from error
                 problem = error
             if whole if size is None else done >= size:
-                return digest.hexdigest()
+                return
             if attempt < ATTEMPTS:
                 time.sleep(0.5 * 2**attempt)
         raise UnavailableError(
@@ -225,17 +192,19 @@ def _raise_for(response: requests.Response, url: str) -> None:
 
 def _unavailable(url: str, error: requests.RequestException) -> UnavailableError:
     return UnavailableError(
-        f"no answer: {_reason(error)}",
+        f"no answer: {reason(error)}",
         place=redacted(url),
         next_step="check the network, the mirror and the proxy variables, then run again",
     )
 
 
-def _reason(error: requests.RequestException) -> str:
+def reason(error: requests.RequestException) -> str:
     """A short cause without the URL, which could hold a password."""
     if isinstance(error, requests.exceptions.SSLError):
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            return "the certificate was not accepted"
+            untimely = re.search("is not yet valid|has expired", str(error))
+            by_clock = f": by this machine's clock it {untimely[0]}" if untimely else ""
+            return f"the certificate was not accepted{by_clock}"
         return "the TLS connection failed"
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy refused or did not answer"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import unquote
 
 from elftools.elf.dynamic import DynamicSection, DynamicSegment
 from elftools.elf.elffile import ELFFile
@@ -16,6 +18,15 @@ from elftools.elf.segments import InterpSegment
 
 #: Bytes: the smallest header of a section and of a segment, the smallest row of any table.
 SECTION, SEGMENT, ENTRY = 40, 32, 8
+#: Where Go's runtime finds the names of functions and of source files, which no stripping takes
+#: away; and of a function's name what stands before it: a package with a host in its path, as none
+#: of Go's own has.
+NAMES = (".gopclntab", ".data.rel.ro.gopclntab")
+FUNCTION = re.compile(
+    rb"\0((?:[a-z0-9-]+\.)+[a-z]+(?:/[\w.~+%-]+)*/[\w~+%-]+)\.(?![\w.-]+/|(?:go|[chs])\0)"
+)
+#: How its complaints begin, which it makes in C: so it has no function of Go's.
+CALLS_C = b"runtime/cgo: "
 T = TypeVar("T")
 
 
@@ -102,3 +113,22 @@ def contains(path: Path, needles: Iterable[bytes]) -> dict[bytes, bool]:
         return dict.fromkeys(wanted, False)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         return {needle: view.find(needle) >= 0 for needle in wanted}
+
+
+def go_packages(path: Path) -> frozenset[str]:
+    """The import paths of the packages whose functions are in a Go program; none where it is not
+    one. Of Go's own there is runtime/cgo alone, where C is called.
+
+    What is only inlined is among them, but a package without functions is not.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            elf = ELFFile(file)
+            sections = [s for name in NAMES if (s := elf.get_section_by_name(name))]
+            spans = [(s["sh_offset"], s["sh_offset"] + s["sh_size"]) for s in sections]
+            found = {name for span in spans for name in FUNCTION.findall(view, *span)}
+            if found and view.find(CALLS_C) >= 0:
+                found.add(b"runtime/cgo")
+    except Exception:  # as in `read`
+        return frozenset()
+    return frozenset(unquote(name.decode()) for name in found)

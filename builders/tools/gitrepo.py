@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # or a machine without git cannot even plan
 from git.cmd import Git
@@ -67,6 +70,8 @@ BROKEN = re.compile(
 )
 #: What git adds to whatever the other side or its ssh said.
 NO_REASON = ("Could not read from remote", "Please make sure", "and the repository exists")
+#: All that a git with GnuTLS says of a certificate, whatever is wrong with it.
+NO_CAUSE = "server certificate verification failed"
 NO_NEWS = re.compile("^unable to access '[^']*': ")
 #: Upstream's attributes would change or leave out files on the way (export-subst fills
 #: Kubernetes' version.sh in); these, in the repository itself, win over them.
@@ -107,23 +112,27 @@ def holds(store: Path, commit: str) -> bool:
 
 
 def fetch(
-    store: Path, urls: Sequence[str], tag: str, commit: str, on_line: Callable[[str], None]
+    store: Path,
+    urls: Sequence[str],
+    tag: str,
+    commit: str,
+    on_line: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> None:
     """Bring one tag, without history, into a bare repository shared by all versions, from the
-    first of `urls` that has it; git's progress goes to `on_line`.
+    first of `urls` that has it; git's progress goes to `on_line`, what fails to `say`.
 
     Nothing is asked where the commit is there already. IntegrityError where the tag is another
     commit, UnavailableError where nothing answers. Nobody else may be at work in the store.
     """
+    clean(store)
     if holds(store, commit):
         return
     store.mkdir(parents=True, exist_ok=True)
-    for lock in store.rglob("*.lock"):  # of a git that was killed
-        lock.unlink()
     git = sealed(store)
     git.init("--quiet", "--bare", "--template=")
     reasons = []
-    for url in urls:
+    for number, url in enumerate(urls):
         try:
             actual = _fetch_tag(git, url, tag, on_line)
         except GitCommandError as error:
@@ -134,6 +143,8 @@ def fetch(
                     next_step="free some room there, or name another cache with NOKMEM_CACHE",
                 ) from error
             reasons.append(_reason(error, url))
+            if number + 1 < len(urls):
+                say(f"{shown(url)}: {reasons[-1]}; asking {shown(urls[number + 1])}")
             continue
         if actual != commit:
             raise IntegrityError(
@@ -154,9 +165,23 @@ def fetch(
     )
 
 
+def clean(store: Path) -> None:
+    """Remove what a killed run left: its git, if that still waits for a server, its locks, and
+    what it had received. Nobody else may be at work in the store."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if words[1:2] == [b"fetch"] and (entry / "cwd").samefile(store):
+                os.kill(int(entry.name), signal.SIGKILL)
+    for path in (*store.rglob("*.lock"), *store.rglob("tmp_*")):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def _fetch_tag(git: Git, url: str, tag: str, on_line: Callable[[str], None]) -> str:
     """Fetch, again where the connection broke; the commit of the tag."""
-    words = ["fetch", "--progress", "--no-tags", "--depth=1", "--", url, f"refs/tags/{tag}"]
+    words = ["fetch", "--progress", "--no-tags", "--no-auto-gc", "--depth=1"]
+    words += ["--", url, f"refs/tags/{tag}"]
     for attempt in range(ATTEMPTS):
         process = git.execute(
             ["git", *words], as_process=True, universal_newlines=True, env=FETCHED_BY
@@ -210,19 +235,88 @@ def look(folder: Path) -> Checkout:
 
 def archive(folder: Path, commit: str, destination: Path) -> None:
     """Write the tree of a commit as a tar; the working tree plays no part."""
-    scratch = destination.with_suffix(".git")
-    scratch.mkdir()
-    git = sealed(scratch)
     try:
-        objects = str(sealed(folder).rev_parse("--path-format=absolute", "--git-path", "objects"))
-        git.init("--quiet", "--bare", "--template=")
-        (scratch / "info").mkdir()
-        (scratch / "info/attributes").write_text(ATTRIBUTES)
-        (scratch / "objects/info/alternates").write_text(f"{objects}\n")
+        git = _apart(folder, destination.with_suffix(".git"))
         with destination.open("wb") as file:
             git.archive("--format=tar", commit, output_stream=file)
     except GitCommandError as error:
         raise _incomplete(folder, f"commit {commit}", error) from error
+
+
+def _apart(folder: Path, scratch: Path) -> Git:
+    """A repository that has the objects of another one, and none of its refs and settings."""
+    scratch.mkdir()
+    git = sealed(scratch)
+    objects = str(sealed(folder).rev_parse("--path-format=absolute", "--git-path", "objects"))
+    git.init("--quiet", "--bare", "--template=")
+    (scratch / "info").mkdir()
+    (scratch / "info/attributes").write_text(ATTRIBUTES)
+    (scratch / "objects/info/alternates").write_text(f"{objects}\n")
+    return git
+
+
+def pack(folder: Path, commits: Iterable[str], destination: Path) -> None:
+    """Write the trees of commits, without their history, as one pack; nothing in it depends on
+    what else the repository holds, or how.
+
+    UnavailableError where one is not in the repository, whole.
+    """
+    words = ["git", "pack-objects", "--quiet", "--stdout", "--window=0", "--no-reuse-object"]
+    with tempfile.TemporaryFile() as listed, destination.open("wb") as file:
+        try:
+            git = _apart(folder, destination.with_suffix(".git"))  # tags would come first
+            git.rev_list("--objects", "--no-walk", *sorted(commits), output_stream=listed)
+            listed.seek(0)
+            git.execute(words, istream=listed, output_stream=file)
+        except GitCommandError as error:
+            raise _incomplete(folder, "a commit", error) from error
+
+
+def adopt(
+    store: Path, packed: Path, tagged: Mapping[str, str], room: Path, say: Callable[[str], None]
+) -> None:
+    """Bring commits, by their tags, out of a pack into a store, as `fetch` brings them; an empty
+    folder `room` is used on the way.
+
+    IntegrityError where the pack has not all that they hold. Nobody else may be at work in the
+    store.
+    """
+    git = sealed(room)
+    git.init("--quiet", "--bare", "--template=")
+    try:
+        with packed.open("rb") as file:
+            git.execute(["git", "index-pack", "--stdin"], istream=file)
+        (room / "shallow").write_text("".join(f"{commit}\n" for commit in sorted(tagged.values())))
+        for tag, commit in tagged.items():
+            git.update_ref(f"refs/tags/{tag}", commit)
+        git.rev_list(
+            "--objects", "--quiet", *tagged.values()
+        )  # reads each tree, asks for each file
+    except GitCommandError as error:
+        raise IntegrityError(
+            f"its pack does not hold what it should: {_reason(error, '')}",
+            place=str(packed),
+            next_step="make it again",
+        ) from error
+    for tag, commit in tagged.items():
+        fetch(store, [str(room)], tag, commit, lambda _: None, say)
+
+
+def tree(folder: Path, commit: str) -> dict[str, tuple[bool, bytes]]:
+    """Each plain file of a commit, by its path: whether it is a program, and its content."""
+    git = sealed(folder)
+    try:
+        listing = str(git.ls_tree("-r", "-z", "--full-tree", commit))
+        rows = [row.partition("\t") for row in listing.split("\0") if row.startswith("100")]
+        found = _blobs(git, {meta.split()[2] for meta, _, _ in rows})
+    except (GitCommandError, LookupError) as error:
+        raise _incomplete(folder, f"commit {commit}", error) from error
+    return {path: (meta.startswith("100755"), found[meta.split()[2]]) for meta, _, path in rows}
+
+
+def epoch(folder: Path, commit: str) -> int:
+    """When a commit was made, in seconds since 1970."""
+    return int(_listed(folder, "show", "--no-patch", "--format=%ct", commit)[0])
 
 
 def tags(folder: Path) -> dict[str, Tagged]:
@@ -343,12 +437,23 @@ def _advice(error: Exception) -> str:
     return "run as the folder's owner, or change that" if "dubious ownership" in str(error) else ""
 
 
+class _Mortal(Git):
+    """git that does not outlive whoever waits for it, nor does what it has started."""
+
+    def execute(self, *words: Any, **how: Any) -> Any:
+        try:
+            return super().execute(*words, start_new_session=True, **how)
+        except KeyboardInterrupt:
+            process.end_sessions()
+            raise
+
+
 def sealed(folder: Path) -> Git:
     """git at work in a folder, with nothing of the user's configuration or environment."""
     for name in INHERITED:
         os.environ.pop(name, None)
     process.require("git", "to read repositories")
-    git = Git(str(folder))
+    git = _Mortal(str(folder))
     git.update_environment(**ENVIRONMENT, **_authorities(os.environ))
     return git
 
@@ -380,4 +485,7 @@ def _reason(error: Exception, url: str) -> str:
     fatal = [line for line in told if line.startswith("fatal: ")]
     reason = [*fatal[:1], *told[-1:], type(error).__name__][0].removeprefix("fatal: ")
     reason = NO_NEWS.sub("", reason.replace(url, redacted(url)) if url else reason)
+    reason = reason.replace(
+        NO_CAUSE, f"{NO_CAUSE}: its authority, its name or this machine's clock"
+    )
     return scrubbed(reason)

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -159,6 +160,24 @@ def capture(
 def attached(argv: Sequence[str], *, cwd: Path) -> int:
     """Run a developer's tool on this very terminal, with its environment; the exit code."""
     return subprocess.run(argv, cwd=cwd, stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def end_sessions() -> None:
+    """Kill each program that was started from here in a session of its own, and all in there."""
+    while True:
+        rows = []
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                state, parent, _, session = entry.read_text().rpartition(")")[2].split()[:4]
+                rows.append((int(entry.parent.name), state, int(parent), int(session)))
+        heads = {number for number, _, parent, _ in rows if parent == os.getpid()}
+        living = [number for number, state, _, head in rows if head in heads and state != "Z"]
+        if not living:
+            return
+        for number in living:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -15,12 +15,13 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from builders.errors import MachineError, ToolchainError, UnavailableError, UsageError
 from builders.tools import process
 from builders.tools.builder import BUILDER_ID, WORK, Kept, Limits, Recipe
-from builders.tools.cache import Cache, size_of
+from builders.tools.cache import Cache, size_of, surely
 from builders.tools.process import OnLine, Result
 
 ENTER = Path(__file__).with_name("rootfs-enter.sh")
@@ -105,14 +106,13 @@ class Rootfs:
                         detail=result.tail,
                     )
                 self._outside(["touch", str(root / COMPLETE)], on_line)
-                self._remove(tree)
+                remove(tree)
                 tree.parent.mkdir(parents=True, exist_ok=True)
                 root.rename(tree)
             finally:
-                self._remove(scratch)
+                surely(partial(remove, scratch))
 
-    @contextmanager
-    def start(self, key: str, limits: Limits, *, keep: bool = False) -> Iterator[RootfsSession]:
+    def admit(self, limits: Limits) -> None:
         if limits.memory is not None:
             raise UsageError(
                 "the embedded builder cannot limit memory",
@@ -120,30 +120,24 @@ class Rootfs:
                 next_step="use --builder container, or set the limit around the whole command "
                 "(systemd-run --scope -p MemoryMax=...)",
             )
+        _on_cores(limits.cpus)
+
+    @contextmanager
+    def start(self, key: str, limits: Limits, *, keep: bool = False) -> Iterator[RootfsSession]:
+        self.admit(limits)
         cores = _on_cores(limits.cpus)
         with self._cache.run_folder() as scratch:
-            work, go = scratch / "work", self._cache.go(key)
-            go.mkdir(parents=True, exist_ok=True)
-            work.mkdir()
-            owner = f"{BUILDER_ID}:{BUILDER_ID}"
-            self._outside(["chown", owner, str(work), str(go)], lambda _: None)
-            prefix = [*cores, *self._enter(self._cache.tree(key), work, go)]
             try:
+                work, go = scratch / "work", self._cache.go(key)
+                go.mkdir(parents=True, exist_ok=True)
+                work.mkdir()
+                owner = f"{BUILDER_ID}:{BUILDER_ID}"
+                self._outside(["chown", owner, str(work), str(go)], lambda _: None)
+                prefix = [*cores, *self._enter(self._cache.tree(key), work, go)]
                 yield RootfsSession(prefix, str(scratch))
             finally:
                 if not keep:
-                    self._remove(scratch)
-
-    def _remove(self, path: Path) -> None:
-        """Remove a folder, whichever subordinate ids own what is in it."""
-        if not path.exists():
-            return
-        if os.geteuid() == 0:
-            shutil.rmtree(path)
-        else:
-            process.run([*_unshare(), "rm", "-rf", "--one-file-system", str(path)])
-        if path.exists():
-            raise MachineError(f"cannot be removed: {path}", place=str(path))
+                    surely(partial(remove, scratch))
 
     def inventory(self) -> list[Kept]:
         found = [
@@ -158,17 +152,11 @@ class Rootfs:
         folders = {"tree": "trees", "go": "go", "run": "runs"}
         path = self._cache.root / folders[kept.kind] / kept.name
         _end_commands_in(path)
-        self._remove(path)
+        remove(path)
         return True
 
     def sweep(self) -> int:
-        """Remove what killed runs left behind; the count of their folders."""
-        count = 0
-        for folder in self._cache.abandoned():
-            _end_commands_in(folder)
-            self._remove(folder)
-            count += 1
-        return count
+        return sweep(self._cache)
 
     def _outside(self, argv: Sequence[str], on_line: OnLine) -> None:
         """Run one of the machine's programs with the ids of the tree."""
@@ -243,6 +231,29 @@ class RootfsSession:
                 place=result.command,
                 next_step="look at free disk space",
             )
+
+
+def sweep(cache: Cache) -> int:
+    """Remove what killed runs left in a cache, of whichever builder; the count of their folders."""
+    count = 0
+    for folder in cache.abandoned():
+        _end_commands_in(folder)
+        remove(folder)
+        count += 1
+    return count
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, whichever subordinate ids own what is in it."""
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists() and os.geteuid() != 0:
+        process.run([*_unshare(), "rm", "-rf", "--one-file-system", str(path)])
+    if path.exists():
+        raise MachineError(
+            "this folder cannot be removed",
+            place=str(path),
+            next_step="look at the owner and the rights of what is in it",
+        )
 
 
 def _end_commands_in(folder: Path) -> None:

@@ -27,8 +27,21 @@ from rich.text import Text
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 WIDTH = 100
+#: What rich makes of one column, in units of the picture.
+COLUMN = 12.2
 #: Without the font that rich would have fetched from elsewhere.
 FORMAT = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+
+
+#: A piece of a line that begins with blanks, which some viewers drop.
+BLANKS = re.compile(r'x="([\d.]+)" (y="[\d.]+") textLength="([\d.]+)"([^>]*>)((?:&#160;)+)')
+
+
+def indented(piece: re.Match[str]) -> str:
+    """The same piece without those blanks, as far to the right."""
+    x, y, length, rest, blanks = piece.groups()
+    shift = blanks.count(";") * COLUMN
+    return f'x="{float(x) + shift:g}" {y} textLength="{float(length) - shift:g}"{rest}'
 
 
 def printed(words: list[str], folder: Path) -> str:
@@ -37,7 +50,7 @@ def printed(words: list[str], folder: Path) -> str:
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, WIDTH, 0, 0))
     hidden = {"CI", "NO_COLOR", "COLUMNS", "LINES"}
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment.update(TERM="xterm-256color", COLORTERM="truecolor")
+    environment.update(TERM="xterm-256color", COLORTERM="truecolor", LC_ALL="C.UTF-8")
     with subprocess.Popen(
         [ROOT / "run", *words], cwd=folder, env=environment, stdin=its, stdout=its, stderr=its
     ):
@@ -61,7 +74,7 @@ def picture(name: str, words: list[str], folder: Path) -> None:
     console.print(Text.assemble(("$ ", "bold green"), (f"./run {' '.join(words)}", "bold")))
     console.print(Text.from_ansi(text.rstrip("\n")), soft_wrap=True)
     svg = console.export_svg(title="nokmem", theme=MONOKAI, code_format=FORMAT, unique_id=name)
-    svg = svg.replace("Fira Code", "DejaVu Sans Mono")
+    svg = BLANKS.sub(indented, svg).replace("Fira Code", "DejaVu Sans Mono")
     lines = [line.rstrip() for line in svg.splitlines()]
     (HERE / f"{name}.svg").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -4,52 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from builders import __version__
+from builders.model.artifact import PROVENANCE, SBOM, Binary
 from builders.model.releases import Facts
-from builders.tools import apt, container, process, rootfs
+from builders.steps import manifest, provenance, sbom
+from builders.tools import apt, container, elf, process
 from builders.tools.cache import Cache, sha256_of
+from tests import falsified
 from tests.conftest import ROOT, VERSION, leave_out
-
-MINUTES = 60
-#: What this machine may reach decides nothing here.
-PINNED = ("--k8s", VERSION, "--toolchain", "debian", "--go", "distribution")
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh clone in another folder; its .venv is made by ./run itself."""
-    folder = tmp_path_factory.mktemp("a fresh clone") / "nokmem"
-    git = process.require("git", "to clone the project")
-    result = process.run([git, "clone", "--quiet", f"file://{ROOT}", str(folder)])
-    assert result.ok, result.tail
-    return folder
-
-
-def run(clone: Path, *words: str) -> tuple[int, str]:
-    passed = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(("NOKMEM_", "PIP_", "DOCKER_", "XDG_", "SSL_", "HOME", "PATH"))
-        or name.lower().endswith("_proxy")
-    }
-    result, text = process.capture(
-        [str(clone / "run"), *words], environment={**passed, "CI": "true"}, timeout=30 * MINUTES
-    )
-    return result.exit_code, text
-
-
-@pytest.fixture(scope="module")
-def built(request: pytest.FixtureRequest, clone: Path) -> Path:
-    problem = rootfs.why_not()
-    if problem is not None:
-        leave_out(request, "rootfs", problem.fact)
-    code, text = run(clone, "build", *PINNED, "--builder", "rootfs", "--dist", str(clone / "dist"))
-    assert code == 0, text
-    return clone / "dist" / VERSION
+from tests.e2e.conftest import PINNED, PROVEN, run
 
 
 def test_a_second_start_sets_nothing_up(clone: Path) -> None:
@@ -60,7 +29,8 @@ def test_a_second_start_sets_nothing_up(clone: Path) -> None:
 
 def test_dist_holds_what_is_promised(built: Path) -> None:
     assert sorted(path.name for path in built.iterdir()) == [
-        "SHA256SUMS", "build.log", "kubelet", "manifest.json", "plan.json", "report.json", "runc",
+        "SHA256SUMS", "build.log", "kubelet", "manifest.json", "nokmem-rollout", "plan.json",
+        "provenance.json", "report.json", "runc", "sbom.cdx.json",
     ]  # fmt: skip
     result, text = process.capture(["sh", "-c", f"cd '{built}' && sha256sum -c SHA256SUMS"])
     assert result.ok, text
@@ -80,15 +50,54 @@ def test_kubelet_says_exactly_its_version(built: Path) -> None:
 
 
 def test_the_bytes_are_those_that_were_proven(built: Path) -> None:
-    proofs = {(p.component, p.release, p.source): p.sha256 for p in Facts().proofs}
-    assert sha256_of(built / "kubelet") == proofs["kubernetes", VERSION, "debian"]
-    assert sha256_of(built / "runc") == proofs["runc", "1.0.0-rc93", "debian"]
+    assert {name: sha256_of(built / name) for name in PROVEN} == PROVEN
 
 
 def test_the_real_binaries_verify(clone: Path, built: Path) -> None:
     code, text = run(clone, "verify", "--dist", str(built))
     assert code == 0, text
-    assert "FAIL" not in text and text.count("pass  kubelet") == 8
+    assert "FAIL" not in text
+    assert (text.count("pass  kubelet"), text.count("pass  runc")) == (10, 9)
+
+
+def test_a_bill_without_a_module_that_is_in_kubelet_is_rejected(
+    clone: Path, built: Path, tmp_path: Path
+) -> None:
+    """All other papers say the same: it is the binary that tells."""
+    dist = tmp_path / VERSION
+    shutil.copytree(built, dist)
+    planned, known = manifest.plan(dist), sbom.modules(dist)
+    assert (len(known["kubelet"]), len(known["runc"])) == (242, 28)
+    binaries = [
+        Binary(
+            name, dist / name, 0, sha256_of(dist / name), None, elf.go_packages(dist / name),
+            tuple(one for one in modules if one.path != "k8s.io/klog/v2"),
+        )
+        for name, modules in known.items()
+    ]  # fmt: skip
+    (dist / SBOM).write_text(sbom.make(planned, binaries, __version__))
+    (dist / PROVENANCE).write_text(provenance.make(planned, binaries, dist, __version__))
+    falsified.fit(dist)
+    code, text = run(clone, "verify", "--dist", str(dist))
+    assert code == 9 and text.count("FAIL") == 2, text
+    assert "FAIL  kubelet          modules" in text and "k8s.io/klog/v2" in text
+    assert "not run: an earlier check failed" in text
+
+
+@pytest.mark.parametrize(
+    "paper", ["plan.json", "provenance.json", "manifest.json", "sbom.cdx.json"]
+)
+def test_another_commit_in_a_paper_is_rejected(
+    clone: Path, built: Path, paper: str, tmp_path: Path
+) -> None:
+    dist, commit = tmp_path / VERSION, Facts().release(VERSION).commit
+    shutil.copytree(built, dist)
+    text = (dist / paper).read_text()
+    assert commit in text
+    (dist / paper).write_text(text.replace(commit, "0" * 40))
+    falsified.fit(dist)
+    code, text = run(clone, "verify", "--dist", str(dist))
+    assert code == 9 and f"FAIL  {paper}" in text, text
 
 
 def test_the_plan_beside_them_is_the_plan_of_any_folder(clone: Path, built: Path) -> None:
@@ -105,22 +114,16 @@ def test_the_other_builder_gives_the_same_bytes(
         leave_out(request, "container", problem.fact)
     code, text = run(clone, "build", *PINNED, "--builder", "container", "--dist", str(tmp_path))
     assert code == 0, text
-    for name in ("kubelet", "runc", "plan.json", "report.json"):
+    for name in ("kubelet", "runc", *manifest.BUILT):
         assert (tmp_path / VERSION / name).read_bytes() == (built / name).read_bytes(), name
 
 
-def test_the_stock_control_is_rejected(clone: Path, built: Path) -> None:
-    code, text = run(
-        clone, "build", *PINNED, "--builder", "rootfs", "--variant", "stock",
-        "--dist", str(clone / "dist"),
-    )  # fmt: skip
-    assert code == 0, text
-    control = clone / "dist" / f"{VERSION}-stock"
-    code, text = run(clone, "verify", "--dist", str(control))
+def test_the_stock_control_is_rejected(clone: Path, built: Path, stock: Path) -> None:
+    code, text = run(clone, "verify", "--dist", str(stock))
     assert code == 9, text
     for name in ("kubelet", "runc"):
         assert f"FAIL  {name:<7}  nokmem" in text
-    assert (control / "kubelet").read_bytes() != (built / "kubelet").read_bytes()
+    assert (stock / "kubelet").read_bytes() != (built / "kubelet").read_bytes()
 
 
 def test_a_build_that_stands_there_is_left_as_it_is(clone: Path, built: Path) -> None:

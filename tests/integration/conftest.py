@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import json
-import os
 import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import docker
 import pytest
 import requests
-from docker.errors import ImageNotFound
 from pytest_docker.plugin import Services
 
-from builders.tools import apt, container, process
-from builders.tools.cache import Cache
-from builders.tools.download import Downloader
+from builders.tools import container
+from tests import debian
 from tests.conftest import leave_out
 
 FOLDER = Path(__file__).with_name("servers")
-SUITE = "bookworm"
 PACKAGES = ("fcgiwrap", "git", "nginx", "openssl", "tinyproxy")
-#: What no server reads, or what names a mirror.
-LEFT_OUT = (
-    "etc/apt/sources.list",
-    "usr/share/doc",
-    "usr/share/locale",
-    "usr/share/man",
-    "var/cache/apt/*",
-    "var/lib/apt/lists/*",
-)
 COMPOSE = (("docker", "compose"), ("docker-compose",))
 
 
@@ -108,53 +91,8 @@ def docker_cleanup() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def servers_base(request: pytest.FixtureRequest, cache: Cache) -> str:
-    """The name of an image with Debian and the servers' packages, made once for each machine."""
-    recipe = json.dumps([SUITE, PACKAGES, LEFT_OUT])
-    key = hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    name = f"nokmem/test-servers-base:{key}"
-    with closing(docker.from_env(timeout=600)) as engine:
-        try:
-            engine.images.get(name)
-        except ImageNotFound:
-            if os.geteuid() != 0 or process.find("debootstrap") is None:
-                leave_out(request, "servers", "their base image is not made yet")
-            request.getfixturevalue("provider")  # says so where there is no mirror
-            repository, _, tag = name.partition(":")
-            with cache.run_folder() as scratch:
-                try:
-                    archive = _debian(scratch)
-                    engine.api.import_image_from_file(str(archive), repository=repository, tag=tag)
-                finally:
-                    shutil.rmtree(scratch)
-    return name
-
-
-def _debian(folder: Path) -> Path:
-    """A tar of a Debian with PACKAGES, by debootstrap, from the machine's own mirror."""
-    tree, archive = folder / "tree", folder / "tree.tar"
-    keyring = apt.keyring(os.environ)
-    proxies = apt.proxies(os.environ)
-    with Downloader(proxies) as downloader:
-        mirror = apt.Archive(downloader, apt.mirrors(os.environ), keyring).url(SUITE, "")
-    inherited = {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
-    environment = {**{f"{scheme}_proxy": url for scheme, url in proxies.items()}, **inherited}
-    for argv in (
-        # in a mount namespace of its own, so that nothing it mounts can stay
-        [
-            *("unshare", "--mount", "debootstrap", "--variant=minbase", f"--keyring={keyring}"),
-            *(f"--include={','.join(PACKAGES)}", SUITE, str(tree), mirror),
-        ],
-        [
-            *("tar", "--directory", str(tree), "--one-file-system", "--numeric-owner"),
-            *(f"--exclude=./{path}" for path in LEFT_OUT),
-            *("--create", "--file", str(archive), "."),
-        ],
-    ):
-        result = process.run(argv, environment=environment)
-        if not result.ok:
-            pytest.fail("\n".join((f"no base image for the servers: {argv[0]}", *result.tail)))
-    return archive
+def servers_base(request: pytest.FixtureRequest) -> str:
+    return debian.image(request, "nokmem/test-servers-base", PACKAGES)
 
 
 @pytest.fixture(scope="session")

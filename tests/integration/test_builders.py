@@ -16,7 +16,7 @@ import pytest
 from builders.errors import UsageError
 from builders.model.plan import BuildPlan
 from builders.tools import container, process, rootfs
-from builders.tools.builder import BUILDER_ID, Builder, Limits, Session
+from builders.tools.builder import BUILDER_ID, Background, Builder, Limits, Session
 from builders.tools.cache import Cache
 from tests.conftest import ROOT
 
@@ -59,6 +59,20 @@ def test_a_command_has_its_environment_folder_and_exit_code(builder: Builder, ke
         assert (result.exit_code, result.tail) == (7, ("unfinished",))
         missing = session.run(["no-such-program"], environment=NOTHING)
         assert missing.exit_code in (126, 127)
+
+
+def test_what_runs_behind_yields_and_is_the_same_otherwise(builder: Builder, key: str) -> None:
+    with builder.start(key, Limits()) as session:
+        behind = Background(session)
+        behind.put(b"text", "/build/file")
+        lines: list[str] = []
+        result = behind.run(
+            ["sh", "-c", 'nice; cat "$0" - /proc/self/autogroup; echo $X; exit 7', "/build/file"],
+            environment={"X": "a  b"}, on_line=lines.append,
+        )  # fmt: skip
+        assert result.exit_code == 7 and lines[0] == "19" and lines[-1] == "a b", lines
+        assert lines[1].startswith("text") and (len(lines) == 3 or "nice 19" in "".join(lines))
+        assert output(session, "nice") == ["0"]
 
 
 def test_a_command_has_no_rights_and_no_network(builder: Builder, key: str) -> None:

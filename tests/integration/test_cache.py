@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from builders import pipeline, survey
 from builders.errors import BusyError
+from builders.model.plan import BuildPlan
 from builders.tools import container, rootfs
 from builders.tools.builder import Limits
 from builders.tools.cache import IN_USE, Cache
-from tests.conftest import REQUEST
+from tests.conftest import REQUEST, VERSION
+from tests.integration import small
+from tests.integration.test_bad_days import Run, engine, kind
+
+__all__ = ["kind"]  # a fixture
 
 
 @pytest.fixture
@@ -86,3 +96,69 @@ def test_an_engine_keeps_what_is_in_use(
         assert [other.discard(row) for row in kept] == [False, False]
         other.close()
     assert container_builder.has(key)
+
+
+@dataclass(frozen=True)
+class Yard:
+    """A cache with the toolchain in it, and names of its own on the engine, on which others work."""
+
+    folder: Path
+    kind: str
+    one: small.Small
+
+    def run(self, *words: str, cache: str = "cache") -> Run:
+        front = "import runpy; from builders.tools import container; "
+        front += f"container.VOLUME = {self.prefix!r}; container.LABEL = {self.prefix!r}; "
+        front += "runpy.run_path('tasks.py', run_name='__main__')"
+        return Run(*words, front=front, environment={"NOKMEM_CACHE": str(self.folder / cache)})
+
+    @property
+    def prefix(self) -> str:
+        return f"nokmem-test-{os.getpid()}-"
+
+    def build(self, version: str) -> Run:
+        words = ("--builder", self.kind, "--dist", str(self.folder / "dist"), *self.one.words)
+        return self.run("build", "--k8s", version, *words)
+
+    def holds(self) -> set[str]:
+        """What a prune could take: trees, Go's caches, files; and volumes."""
+        root = self.folder / "cache"
+        found = {path.name for name in ("trees", "go", "files") for path in root.glob(f"{name}/*")}
+        with engine() if self.kind == "container" else nullcontext() as client:
+            volumes = client.volumes.list(filters={"name": self.prefix}) if client else []
+            return found | {volume.name for volume in volumes}
+
+
+@pytest.fixture
+def yard(kind: str, plan: BuildPlan, cache: Cache, tmp_path: Path) -> Iterator[Yard]:
+    own = Cache(tmp_path / "cache")
+    if kind == "rootfs":
+        tree = cache.tree(plan.toolchain.key)
+        subprocess.run(["cp", "-a", str(tree), str(own.tree(tree.name))], check=True)
+    own.tree("stale").mkdir()
+    one = Yard(tmp_path, kind, small.make(tmp_path, kubelet="sleep 9"))
+    yield one
+    assert one.run("cache.prune", "--everything").end() == 0
+    assert one.holds() == set()
+
+
+def test_a_prune_takes_nothing_from_builds_and_they_end_well(yard: Yard, plan: BuildPlan) -> None:
+    """By the cache's lock, and from another cache by the
+    engine itself."""
+    first = yard.build(VERSION)
+    first.wait_for("compile kubelet")
+    second = yard.build("v1.20.4")
+    second.wait_for("compile kubelet")
+    before = yard.holds()
+    assert "stale" in before and len(before) >= 2
+    for words in (("cache.prune",), ("cache.prune", "--everything")):
+        prune = yard.run(*words)
+        assert prune.end() == 10 and "busy" in prune.text, prune.text
+        other = yard.run(*words, cache="other")
+        assert other.end() == 0, other.text
+    assert yard.holds() == before
+    assert first.end() == 0, first.text
+    assert second.end() == 0, second.text
+    after = yard.run("cache.prune")
+    assert after.end() == 0, after.text
+    assert yard.holds() == {name for name in before if plan.toolchain.key[:16] in name}

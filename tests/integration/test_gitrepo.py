@@ -90,7 +90,7 @@ def test_a_tag_arrives_alone_and_is_archived_untouched(
     server: str, commit: str, upstream: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store.git"
-    gitrepo.fetch(store, [server], TAG, commit, quiet)
+    gitrepo.fetch(store, [server], TAG, commit, quiet, quiet)
     assert git(store, "rev-list", "--count", commit) == "1", "history came along"
     gitrepo.archive(store, commit, tmp_path / "out.tar")
     found = names(tmp_path / "out.tar")
@@ -99,8 +99,8 @@ def test_a_tag_arrives_alone_and_is_archived_untouched(
 
 
 def test_what_is_here_is_not_asked_for(server: str, commit: str, tmp_path: Path) -> None:
-    gitrepo.fetch(tmp_path / "store.git", [server], TAG, commit, quiet)
-    gitrepo.fetch(tmp_path / "store.git", ["git://127.0.0.1:9/nobody"], TAG, commit, quiet)
+    gitrepo.fetch(tmp_path / "store.git", [server], TAG, commit, quiet, quiet)
+    gitrepo.fetch(tmp_path / "store.git", ["git://127.0.0.1:9/nobody"], TAG, commit, quiet, quiet)
 
 
 def test_a_moved_tag_is_refused_with_both_commits(
@@ -109,7 +109,7 @@ def test_a_moved_tag_is_refused_with_both_commits(
     git(upstream, "tag", "-f", TAG, "HEAD~1")
     other = git(upstream, "rev-parse", "HEAD~1")
     with pytest.raises(IntegrityError, match=f"{TAG} moved: expected {commit}, got {other}"):
-        gitrepo.fetch(tmp_path / "store.git", [server], TAG, commit, quiet)
+        gitrepo.fetch(tmp_path / "store.git", [server], TAG, commit, quiet, quiet)
     with pytest.raises(UnavailableError):
         gitrepo.archive(tmp_path / "store.git", commit, tmp_path / "out.tar")
 
@@ -118,14 +118,18 @@ def test_a_missing_tag_and_a_silent_server_are_said(
     server: str, commit: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UnavailableError, match="v9 could not be fetched"):
-        gitrepo.fetch(tmp_path / "store.git", [server], "v9", commit, quiet)
+        gitrepo.fetch(tmp_path / "store.git", [server], "v9", commit, quiet, quiet)
     with pytest.raises(UnavailableError, match="could not be fetched"):
-        gitrepo.fetch(tmp_path / "store.git", ["git://127.0.0.1:9/nobody"], TAG, commit, quiet)
+        gitrepo.fetch(
+            tmp_path / "store.git", ["git://127.0.0.1:9/nobody"], TAG, commit, quiet, quiet
+        )
 
 
 def test_a_password_in_an_address_never_shows(commit: str, tmp_path: Path) -> None:
     with pytest.raises(UnavailableError) as caught:
-        gitrepo.fetch(tmp_path / "s.git", ["http://u:secret@127.0.0.1:9/r"], TAG, commit, quiet)
+        gitrepo.fetch(
+            tmp_path / "s.git", ["http://u:secret@127.0.0.1:9/r"], TAG, commit, quiet, quiet
+        )
     assert "secret" not in str(vars(caught.value))
 
 

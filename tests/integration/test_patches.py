@@ -11,8 +11,10 @@ import pytest
 from builders import pipeline
 from builders.errors import IntegrityError
 from builders.model.plan import BuildRequest, ComponentPlan
-from builders.model.series import Patch
+from builders.model.releases import PATCHES, Facts
+from builders.model.series import ADOPTION, Patch
 from builders.steps import patches
+from builders.tools import mails
 from tests.integration.test_gitrepo import git
 
 FILES = {"a.go": "one\ntwo\nthree\nfour\nfive\n", "gone.go": "x\n", "sub/b.go": "b\n"}
@@ -45,7 +47,9 @@ def mail(repository: Path, changes: dict[str, str | None], subject: str = "chang
     git(repository, "add", "--all")
     git(repository, "commit", "--quiet", "-m", subject)
     body = git(repository, "format-patch", "-1", "-U1", "--stdout").encode() + b"\n"
-    return Patch("kubernetes", f"{subject}.patch", "0" * 64, subject, "", "", (), "", False, body)
+    return Patch(
+        "kubernetes", f"{subject}.patch", "0" * 64, subject, "", "", (), "", 0, False, body
+    )
 
 
 def read(paths: Iterable[str]) -> dict[str, bytes | None]:
@@ -136,3 +140,12 @@ def test_no_hook_of_the_users_runs(
     monkeypatch.setenv("GIT_TEMPLATE_DIR", str(tmp_path / "template"))
     apply(component, tmp_path / "w", mail(repository, {"c.go": "c\n"}))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_is_a_mail_that_adds_its_files(tmp_path: Path) -> None:
+    (adoption,) = [p for p in Facts().patches if p.brings == ADOPTION]
+    folder = PATCHES / "kubernetes" / adoption.name
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    assert mails.touched(adoption.body) == names
+    _, changed = mails.apply(tmp_path, dict.fromkeys(names), [(adoption.name, adoption.body)])
+    assert changed == {name: (folder / name).read_bytes() for name in names}

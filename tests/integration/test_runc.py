@@ -20,15 +20,14 @@ from builders.errors import CompileError, ProofError
 from builders.model.artifact import Binary, CheckReport, SourceTree
 from builders.model.plan import BuildPlan, ComponentPlan
 from builders.model.releases import Facts
-from builders.steps import checks
+from builders.steps import checks, modules
 from builders.steps.checks import Expected
 from builders.steps.compile import compile_component
 from builders.steps.sources import Debian, Places
 from builders.supply import Options, Supply
-from builders.tools import confined, process
+from builders.tools import confined, process, rootfs
 from builders.tools.builder import Builder, Limits, Session
 from builders.tools.cache import Cache, sha256_of
-from builders.tools.rootfs import Rootfs
 from builders.tools.terminal import Terminal
 from tests.conftest import REQUEST, ROOT
 
@@ -51,9 +50,10 @@ def compile_runc(
         provider.fetch(component, lambda _: None, lambda _: None)
         tree = provider.tree(component, folder)
         with builder.start(key, Limits()) as session:
-            return compile_component(
+            binary = compile_component(
                 component, tree, {}, session, folder, lambda _: None, lambda _: None
             )
+        return dataclasses.replace(binary, modules=modules.vendored(component, tree, {}))
 
     return make
 
@@ -93,8 +93,21 @@ def test_nokmem_passes_every_check(nokmem: Binary, plan: BuildPlan) -> None:
     report = prove(nokmem, plan)
     assert report.failures == ()
     assert [check.name for check in report.checks] == [
-        "hash", "architecture", "linking", "libraries", "glibc", "libseccomp", "nokmem", "version",
+        "hash", "architecture", "linking", "libraries", "glibc", "libseccomp", "nokmem", "modules",
+        "version",
     ]  # fmt: skip
+
+
+def test_a_module_that_the_list_lacks_is_told_by_the_binary(
+    nokmem: Binary, plan: BuildPlan
+) -> None:
+    """Of Debian's package that has it in a vendor folder, and of one that is a package of its own."""
+    names = [module.path for module in nokmem.modules]
+    for name in ("github.com/urfave/cli", "golang.org/x/sys"):
+        assert name in names
+        rest = tuple(module for module in nokmem.modules if module.path != name)
+        report = prove(dataclasses.replace(nokmem, modules=rest), plan)
+        assert "modules" in failed(report) and name in report.failures[0].found
 
 
 def test_stock_is_rejected_for_its_accounting(stock: Binary, plan: BuildPlan) -> None:
@@ -249,9 +262,9 @@ def test_another_cache_and_folder_give_the_same_bytes(
 ) -> None:
     other = Cache(tmp_path / "a cache elsewhere")
     (other.root / "trees").symlink_to(cache.root / "trees")
-    builder = Rootfs(other)
+    builder = rootfs.Rootfs(other)
     assert compile_runc(builder, runc_of(plan), plan.toolchain.key).sha256 == nokmem.sha256
-    builder._remove(other.go(plan.toolchain.key))
+    rootfs.remove(other.go(plan.toolchain.key))
 
 
 @pytest.fixture
@@ -262,6 +275,7 @@ def only_runc(monkeypatch: pytest.MonkeyPatch) -> Callable[[BuildPlan], None]:
         reduced = dataclasses.replace(plan, components=(runc_of(plan),))
         monkeypatch.setattr(pipeline, "plan", lambda *_: reduced)
         monkeypatch.setattr(Supply, "settle", lambda *_: reduced)
+        monkeypatch.setattr(pipeline, "script", lambda _: "it would name a kubelet")
 
     return use
 
@@ -383,13 +397,13 @@ def test_what_cgo_compiles_names_no_temporary_folder(
     for name in ("one", "other"):
         fresh = Cache(tmp_path / name)
         (fresh.root / "trees").symlink_to(cache.root / "trees")
-        builder = Rootfs(fresh)
+        builder = rootfs.Rootfs(fresh)
         with builder.start(decided.toolchain.key, Limits()) as session:
             binary = compile_component(
                 runc_of(decided), tree, {}, session, fresh.root, lambda _: None, lambda _: None
             )
         found.append(binary.sha256)
-        builder._remove(fresh.go(decided.toolchain.key))
+        rootfs.remove(fresh.go(decided.toolchain.key))
     assert found[0] == found[1]
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from builders.errors import NokmemError, UnavailableError
-from builders.tools import download, gitrepo
+from builders.tools import archives, download, gitrepo
+from builders.tools.cache import Cache
 from builders.tools.download import Downloader
 from tests.integration.conftest import Servers
-from tests.integration.test_gitrepo import TAG, git
+from tests.integration.test_gitrepo import TAG, git, quiet
 from tests.integration.test_sources import Handler, Mirror
 
 SIZE = 500_000
@@ -45,20 +46,19 @@ class File:
 
     path: str
     body: bytes
-    here: Path
+    cache: Cache
 
     def fetch(self, server: str, kind: str = "") -> None:
         """Download it from a server, by one of the kinds that locations.conf has."""
-        sha256 = hashlib.sha256(self.body).hexdigest()
+        url, sha256 = f"{server}/{kind}{self.path}", hashlib.sha256(self.body).hexdigest()
         with Downloader() as downloader:
-            url = f"{server}/{kind}{self.path}"
-            downloader.fetch(url, self.here, sha256=sha256, size=len(self.body))
-        assert self.here.read_bytes() == self.body
+            archives.obtain(self.cache, sha256, [url], downloader, quiet, quiet, len(self.body))
+        self.cache.file(sha256).unlink()
 
     @property
     def absent(self) -> bool:
         """Whether nothing is where it would be kept, no part of it either."""
-        return list(self.here.parent.iterdir()) == []
+        return list((self.cache.root / "files").iterdir()) == []
 
 
 @pytest.fixture
@@ -66,8 +66,7 @@ def file(servers: Servers, tmp_path: Path) -> File:
     body = random.Random(0).randbytes(SIZE)  # noqa: S311 -- some bytes, always the same
     path = f"{secrets.token_hex(8)}/file"
     servers.put(path, body)
-    (tmp_path / "here").mkdir()
-    return File(path, body, tmp_path / "here/file")
+    return File(path, body, Cache(tmp_path / "cache"))
 
 
 def shown(error: NokmemError) -> str:
@@ -252,7 +251,6 @@ def test_a_redirect_to_https_is_followed_and_checked(
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(servers.authority))
     file.fetch(servers.http, f"redirect?to={servers.https}/")
-    file.here.unlink()
     with pytest.raises(UnavailableError, match="certificate"):
         file.fetch(servers.http, f"redirect?to={servers.unknown}/")
     assert file.absent
@@ -331,7 +329,7 @@ class Repository:
 
     def fetch(self, server: str, kind: str = "git/") -> None:
         url = f"{server}/{kind}{self.path}"
-        gitrepo.fetch(self.store, [url], TAG, self.commit, lambda _: None)
+        gitrepo.fetch(self.store, [url], TAG, self.commit, quiet, quiet)
         assert git(self.store, "rev-list", "--count", self.commit) == "1", "history came along"
 
 

@@ -24,6 +24,10 @@ from builders.tools.cache import Cache
 from builders.tools.download import Downloader
 
 
+def quiet(_: object) -> None:
+    """For whoever wants to be told."""
+
+
 def read(url: str) -> bytes:
     with Downloader() as downloader:
         return downloader.read(url, 200 << 20)
@@ -152,6 +156,28 @@ def test_the_mirror_is_the_one_whose_signature_is_good(mirror: Mirror, pin: Pinn
         other.server_close()
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_is_wrong_is_named_before_what_is_silent(
+    order: int, mirror: Mirror, pin: Pinned
+) -> None:
+    mirror.change["InRelease"] = lambda h: h.give(h.upstream().replace(b"Debian", b"Nobody", 1))
+    places = (mirror.url, "http://127.0.0.1:9")[::order]
+    with Downloader() as downloader, pytest.raises(IntegrityError, match="BADSIG") as caught:
+        Archive(downloader, {"debian": places}, apt.keyring(os.environ)).confirm([pin])
+    assert caught.value.place.startswith(mirror.url)
+    assert len(caught.value.detail) == 2 and "127.0.0.1:9" in str(caught.value.detail)
+
+
+def test_a_query_stays_at_the_end_of_each_address(
+    mirror: Mirror, pin: Pinned, tmp_path: Path
+) -> None:
+    environment = {"NOKMEM_DEBIAN_MIRROR": f"{mirror.url}/?token=a/"}
+    Debian(Cache(tmp_path), environment, quiet).fetch_files([dataclasses.asdict(pin)], quiet)
+    assert len(mirror.asked) == 3
+    for path in mirror.asked:
+        assert path.endswith("?token=a/") and path.count("?") == 1 and not path.startswith("//")
+
+
 def test_a_changed_index_is_refused(archive: Archive, mirror: Mirror, pin: Pinned) -> None:
     mirror.change["by-hash"] = lambda h: h.give(h.upstream()[:-1] + b"!")
     with pytest.raises(IntegrityError, match="the signed Release says"):
@@ -163,7 +189,7 @@ def test_a_changed_package_never_enters_the_cache(
 ) -> None:
     mirror.change["/pool/"] = lambda h: h.give(h.upstream()[:-1] + b"!")
     cache = Cache(tmp_path)
-    provider = Debian(cache, {"NOKMEM_DEBIAN_MIRROR": mirror.url})
+    provider = Debian(cache, {"NOKMEM_DEBIAN_MIRROR": mirror.url}, quiet)
     with pytest.raises(IntegrityError, match="wrong content"):
         provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
     assert list((tmp_path / "files").iterdir()) == []
@@ -180,7 +206,7 @@ def test_a_connection_that_dies_is_resumed(mirror: Mirror, pin: Pinned, tmp_path
             handler.give(body[start:], status=206)
 
     mirror.change["/pool/"] = die_once
-    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
+    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url}, quiet)
     provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
     assert (tmp_path / "files" / pin.sha256).stat().st_size == pin.size
     assert len([path for path in mirror.asked if "/pool/" in path]) == 2
@@ -188,7 +214,7 @@ def test_a_connection_that_dies_is_resumed(mirror: Mirror, pin: Pinned, tmp_path
 
 def test_a_longer_file_is_cut_off(mirror: Mirror, pin: Pinned, tmp_path: Path) -> None:
     mirror.change["/pool/"] = lambda h: h.give(h.upstream() + bytes(1 << 22))
-    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
+    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url}, quiet)
     with pytest.raises(IntegrityError, match="longer than the pinned"):
         provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
 
@@ -197,14 +223,28 @@ def test_a_missing_file_is_said_with_its_address(
     mirror: Mirror, pin: Pinned, tmp_path: Path
 ) -> None:
     mirror.change["/pool/"] = lambda h: h.give(b"", status=404)
-    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
+    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url}, quiet)
     with pytest.raises(UnavailableError, match="HTTP 404") as caught:
         provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
     assert pin.path in caught.value.place
 
 
+def test_a_mirror_that_lacks_a_file_is_passed_over_aloud(
+    mirror: Mirror, pin: Pinned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror.change["/pool/"] = lambda h: h.give(b"", status=404)
+    both = {"debian": (mirror.url, mirror.upstream)}
+    monkeypatch.setattr(apt, "mirrors", lambda _: both)
+    said: list[str] = []
+    cache = Cache(tmp_path)
+    Debian(cache, {}, said.append).fetch_files([dataclasses.asdict(pin)], quiet)
+    places = [f"{url}/{pin.path}" for url in both["debian"]]
+    assert said == [f"{places[0]}: HTTP 404 Not Found; asking {places[1]}"]
+    assert cache.holds(pin.sha256)
+
+
 def test_what_is_in_the_cache_is_not_asked_for(mirror: Mirror, pin: Pinned, tmp_path: Path) -> None:
-    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url})
+    provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url}, quiet)
     provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
     mirror.asked.clear()
     provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
@@ -232,7 +272,7 @@ def test_a_full_disk_is_named_and_nothing_half_written_stays(
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         with pytest.raises(MachineError, match="cannot be kept") as caught:
-            Debian(cache, os.environ).fetch_files([dataclasses.asdict(pin)], lambda _: None)
+            Debian(cache, os.environ, quiet).fetch_files([dataclasses.asdict(pin)], quiet)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)

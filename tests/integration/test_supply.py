@@ -3,6 +3,7 @@ silent, some of them wrong."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -12,9 +13,11 @@ import os
 import shlex
 import shutil
 import socket
+import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -34,21 +37,30 @@ from builders.errors import (
 )
 from builders.model import settings
 from builders.model.artifact import Check, CheckReport, SourceTree
-from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan, GoPlan, OwnArchive
+from builders.model.plan import (
+    BuildPlan,
+    BuildRequest,
+    ComponentPlan,
+    GoPlan,
+    OwnArchive,
+    ToolchainPlan,
+)
 from builders.model.releases import Facts
 from builders.model.resolve import resolve
 from builders.steps import sources
 from builders.steps.compile import compile_component, put_go
 from builders.steps.sources import Places
 from builders.supply import Options, Supply
-from builders.tools import archives, process
+from builders.tools import archives, download, gitrepo, process
 from builders.tools.builder import Builder, Limits, Recipe
 from builders.tools.cache import Cache, sha256_of
 from builders.tools.container import ContainerBuilder
 from builders.tools.download import Downloader
 from builders.tools.terminal import Terminal
 from tests.conftest import ROOT, VERSION
-from tests.integration.test_gitrepo import git, names, quiet
+from tests.integration.test_gitrepo import TAG, git, names, quiet, server, upstream
+
+__all__ = ["server", "upstream"]  # fixtures
 
 ONE, OTHER = "v1.15.3", "v1.16.0"
 GO = "1.12.9"
@@ -62,11 +74,20 @@ MAKEFILE = (
 
 
 class Asked(SimpleHTTPRequestHandler):
-    """Files of a folder; each path that is asked for is kept."""
+    """Files of a folder; each path that is asked for is kept. Below /dying/ each answer breaks off
+    in the middle."""
 
     def do_GET(self) -> None:
-        cast(Web, self.server).asked.append(self.path)
-        super().do_GET()
+        server = cast(Web, self.server)
+        server.asked.append(self.path)
+        if self.path.startswith("/dying/"):
+            body = (server.folder / self.path.removeprefix("/dying/")).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2])
+        else:
+            super().do_GET()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -136,6 +157,9 @@ class Ready:
 
     def sweep(self) -> int:
         return 0
+
+    def admit(self, limits: Limits) -> None:
+        pass
 
 
 def tar_of(files: dict[str, bytes], *, comment: str = "", mode: int = 0o644) -> bytes:
@@ -232,7 +256,10 @@ def test_auto_passes_silence_over_and_says_what_it_took_and_why(
     request, places = own(world, f"{NOBODY}/k.tar", "1" * 64)
     decided = world.supply(archives=places).settle(request)
     assert [c.source.provider for c in decided.components] == ["git", "git"]
-    assert "kubelet: from git, because archive: no place has" in capsys.readouterr().err
+    assert (
+        "kubelet: from git, because archive: no answer: connection failed"
+        in capsys.readouterr().err
+    )
     assert world.left() == []
 
 
@@ -242,7 +269,7 @@ def test_where_all_are_silent_each_is_named(world: World) -> None:
     with pytest.raises(UnavailableError, match="could not be fetched") as caught:
         world.supply(environment=environment, archives=places).settle(request)
     said = "\n".join(caught.value.detail)
-    assert "archive: no place has" in said and f"{NOBODY}/a: " in said and f"{NOBODY}/b: " in said
+    assert "archive: no answer" in said and f"{NOBODY}/a: " in said and f"{NOBODY}/b: " in said
 
 
 def _moved_tag(world: World, web: Web) -> tuple[BuildRequest, dict[str, str], dict[str, str]]:
@@ -312,7 +339,8 @@ def test_the_distributions_own_go_stands_in_for_a_silent_mirror(
     decided = world.supply(environment=environment).settle(request)
     assert (decided.request.toolchain, decided.request.go) == ("debian", "distribution")
     said = capsys.readouterr().err
-    assert "toolchain: debian with its own Go, because el7 with Go 1.15.5: its archive" in said
+    assert "debian with its own Go, because the archive of Go 1.15.5 does not answer" in said
+    assert said.count("archive of Go 1.15.5") == 1  # of two choices that want it
 
 
 def test_a_machine_that_knows_no_mirror_of_the_distribution_takes_git(
@@ -484,10 +512,8 @@ def test_an_archive_that_is_nowhere_is_said_with_the_reason(
     wanted = of(component, world.folder / "k.tar")
     with pytest.raises(UnavailableError) as caught:
         provider(world, wanted, place).fetch(wanted, quiet, quiet)
-    assert caught.value.place == place
-    (line,) = caught.value.detail
-    assert line.startswith(f"{place}: ")
-    assert ("only http and https" in line) is place.startswith("ftp")
+    assert caught.value.place == place and caught.value.next_step
+    assert ("only http and https" in caught.value.fact) is place.startswith("ftp")
     assert world.left() == [] and world.cache.files() == []
 
 
@@ -497,7 +523,7 @@ def test_several_runs_may_bring_the_same_file_at_once(world: World) -> None:
         for number in range(50):
             cache = Cache(world.folder / f"cache {number}")
             jobs = [
-                pool.submit(archives.obtain, cache, digest, places, downloader, quiet)
+                pool.submit(archives.obtain, cache, digest, places, downloader, quiet, quiet)
                 for _ in range(8)
             ]
             assert [job.result() for job in jobs] == [None] * 8
@@ -606,11 +632,25 @@ def test_go_comes_from_where_the_user_says(kind: str, world: World, web: Web, go
         {sources.GO_VARIABLE: mirrors.get(kind, NOBODY)},
         archives={go.archive["sha256"]: own_places[kind]} if kind in own_places else {},
     )
-    held = sources.GoArchives(world.cache, places, NOBODY)
+    held = sources.GoArchives(world.cache, places, NOBODY, quiet)
     assert held.answer(go) is None
     held.fetch(go, quiet)
     assert sha256_of(held.file(go)) == go.archive["sha256"] and not held.missing(go)
     assert {path.partition("?")[0].lstrip("/") for path in web.asked} <= {world.go.name}
+
+
+def test_a_mirror_that_dies_in_the_middle_is_passed_over_aloud(
+    world: World, web: Web, go: GoPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    shutil.copyfile(world.go, web.folder / world.go.name)
+    places = Places({sources.GO_VARIABLE: f"{web.url}/dying {web.url}"})
+    said: list[str] = []
+    sources.GoArchives(world.cache, places, NOBODY, said.append).fetch(go, quiet)
+    first, second = f"{web.url}/dying/{world.go.name}", f"{web.url}/{world.go.name}"
+    assert len(said) == 1 and said[0].startswith(f"{first}: the connection ended after ")
+    assert said[0].endswith(f"; asking {second}") and world.cache.holds(go.archive["sha256"])
+    assert world.left() == []
 
 
 def test_go_comes_from_what_the_settings_name(world: World, go: GoPlan) -> None:
@@ -621,7 +661,7 @@ def test_go_comes_from_what_the_settings_name(world: World, go: GoPlan) -> None:
         read = settings.parse(text, place)
         cache = Cache(world.folder / sha256(text.encode()))
         places = Places(read.environment({}), archives=read.places)
-        sources.GoArchives(cache, places, NOBODY).fetch(go, quiet)
+        sources.GoArchives(cache, places, NOBODY, quiet).fetch(go, quiet)
 
 
 def test_a_mirror_of_the_settings_is_a_path_or_an_address(world: World) -> None:
@@ -764,6 +804,75 @@ def test_a_store_that_a_killed_run_left_works_again(kind: str, world: World) -> 
     supply.provider(decided, "kubelet").tree(decided.components[1], world.folder)
 
 
+class Stalled(threading.Thread):
+    """Before a server of git: passes its first 100 kB on, and then nothing more."""
+
+    def __init__(self, upstream: int) -> None:
+        super().__init__(daemon=True)
+        self._listens = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listens.getsockname()[1]
+        self._upstream = upstream
+
+    def run(self) -> None:
+        client, _ = self._listens.accept()
+        with self._listens, client, socket.create_connection(("127.0.0.1", self._upstream)) as up:
+            threading.Thread(target=_pass_on, args=(client, up), daemon=True).start()
+            _pass_on(up, client, 100_000)
+            client.recv(1)  # until it hangs up
+
+
+def _pass_on(one: socket.socket, other: socket.socket, most: int = 1 << 60) -> None:
+    with contextlib.suppress(OSError):
+        while most > 0 and (data := one.recv(min(most, 1 << 16))):
+            other.sendall(data)
+            most -= len(data)
+
+
+def at_work_in(folder: Path) -> list[str]:
+    """What the processes are called that work in a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (entry / "cwd").samefile(folder):
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def test_what_a_fetch_that_was_killed_left_goes(server: str, upstream: Path, world: World) -> None:
+    """Its git, which waits for a server that says nothing more, and half a pack."""
+    for number in range(150):  # of fewer objects git makes no pack
+        (upstream / f"{number}").write_bytes(os.urandom(3_000))
+    git(upstream, "add", ".")
+    git(upstream, "commit", "--quiet", "-m", "large")
+    git(upstream, "tag", "-f", TAG)
+    commit = git(upstream, "rev-parse", "HEAD")
+    store = world.cache.repository("runc.git")
+    stalled = Stalled(int(server.partition("127.0.0.1:")[2].partition("/")[0]))
+    stalled.start()
+    url = f"git://127.0.0.1:{stalled.port}/upstream"
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom builders.tools import gitrepo\n"
+        "gitrepo.fetch(Path(sys.argv[1]), [sys.argv[2]], *sys.argv[3:], print, print)\n"
+    )
+    words: list[str] = [sys.executable, "-c", program, str(store), url, TAG, commit]
+    child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL)
+    for _ in range(500):
+        if any(path.stat().st_size > 50_000 for path in store.rglob("tmp_pack_*")):
+            break
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    assert at_work_in(store), "there is nothing to mend"
+    assert list(store.rglob("tmp_*")), "there is nothing to mend"
+    gitrepo.fetch(store, [server], TAG, commit, quiet, quiet)
+    for _ in range(100):
+        if not at_work_in(store):
+            break
+        time.sleep(0.05)
+    assert at_work_in(store) == []
+    assert list(store.rglob("tmp_*")) == []
+
+
 @pytest.mark.parametrize("arrange", [_moved_tag, _wrong_content, _wrong_file])
 def test_after_a_failure_a_second_run_just_works(arrange: Any, world: World, web: Web) -> None:
     request, places, change = arrange(world, web)
@@ -786,7 +895,7 @@ SECRETS = ("hush", "s3cret")
 
 def cli(world: World, *words: str, **variables: str) -> tuple[int, str]:
     environment = {"NOKMEM_CACHE": str(world.cache.root), "CI": "true", **variables}
-    argv = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), *words]
+    argv = [sys.executable, str(ROOT / "tasks.py"), *words]
     result, text = process.capture(argv, environment=environment, timeout=120)
     return result.exit_code, text
 
@@ -810,6 +919,11 @@ def test_an_archive_is_named_with_its_hash_or_the_command_says_so(
     given = [word.format(tar=world.folder / "k.tar") for word in words]
     found, text = cli(world, "plan", "--k8s", ONE, *given)
     assert (found, says in text) == (code, True), text
+
+
+def test_what_can_never_be_is_refused_before_anything_is_fetched(world: World) -> None:
+    found, text = cli(world, "fetch", "--k8s", f"{ONE},v9", NOKMEM_GO_MIRROR=NOBODY)
+    assert (found, text.partition("\n")[0]) == (2, "usage: 'v9' is not a Kubernetes version")
 
 
 def test_no_secret_of_an_address_is_ever_shown(world: World, web: Web) -> None:
@@ -836,7 +950,8 @@ def test_what_a_build_leaves_names_no_address(
     world: World, web: Web, rootfs_builder: Builder, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """The binaries are no kubelet and no runc, so that what proves them is left out."""
+    """The binaries are no kubelet and no runc, so that what proves them is left out, and so are the
+    patches, which have nothing there to apply to."""
     monkeypatch.setattr(pipeline, "Facts", lambda **_: world.facts)
     monkeypatch.setattr(pipeline, "choose", lambda *_: rootfs_builder)
     passed = CheckReport((Check("kubelet", "hash", True, "", ""),))
@@ -851,7 +966,7 @@ def test_what_a_build_leaves_names_no_address(
         where[rows[-1].sha256] = place
     request = BuildRequest(
         VERSION, toolchain="debian", go="distribution", own=tuple(rows),
-        kubernetes_source="archive", runc_source="archive",
+        kubernetes_source="archive", runc_source="archive", variant="stock",
     )  # fmt: skip
     options = Options(Places({}, archives=where))
     dist = world.folder / "dist"
@@ -893,9 +1008,9 @@ def test_an_image_that_cannot_be_made_gives_way_aloud_unless_it_was_asked_for(
 ) -> None:
     made: list[str] = []
 
-    def make(decided: BuildPlan, *_: object) -> None:
-        made.append(decided.toolchain.name)
-        if decided.toolchain.image is not None:
+    def make(wanted: ToolchainPlan, *_: object) -> None:
+        made.append(wanted.name)
+        if wanted.image is not None:
             raise ToolchainError("yum finds nothing")
 
     monkeypatch.setattr(pipeline, "_make_toolchain", make)

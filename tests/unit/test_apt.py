@@ -106,7 +106,7 @@ def test_a_file_of_apt_that_cannot_be_read_is_passed_over(tmp_path: Path) -> Non
 def test_the_user_wins(tmp_path: Path) -> None:
     (tmp_path / "sources.list").write_text("deb http://one/debian bookworm main\n")
     environment = {"NOKMEM_DEBIAN_MIRROR": "https://mine/debian/"}
-    assert apt.mirrors(environment, tmp_path)["debian"] == ("https://mine/debian",)
+    assert apt.mirrors(environment, tmp_path)["debian"] == ("https://mine/debian/",)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,7 @@ def test_the_user_wins(tmp_path: Path) -> None:
         "h/debian",
         "http://u:12/secret@h/x",
         "http://",
+        "http://h/debian#secret",
     ],
 )
 def test_a_mirror_that_is_no_url_is_refused_unseen(value: str, tmp_path: Path) -> None:

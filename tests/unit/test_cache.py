@@ -26,6 +26,21 @@ def test_a_damaged_file_is_not_held_and_goes(cache: Cache) -> None:
     assert not cache.file(name).exists()
 
 
+def test_what_a_killed_run_left_half_written_goes_and_what_a_living_one_writes_stays(
+    cache: Cache,
+) -> None:
+    name = hashlib.sha256(b"whole").hexdigest()
+    with cache.keep(name, "") as write:
+        (cache.root / "files/.part-killed").write_bytes(b"half")
+        write(b"wh")
+        cache.sweep()
+        (part,) = (cache.root / "files").iterdir()
+        assert part.name != ".part-killed"
+        write(b"ole")
+    assert [path.name for path in (cache.root / "files").iterdir()] == [name]
+    assert cache.holds(name)
+
+
 def test_a_taken_lock_is_said_and_freed_at_the_end(cache: Cache) -> None:
     with cache.lock("one", wait=False), pytest.raises(BusyError), cache.lock("one", wait=False):
         pass

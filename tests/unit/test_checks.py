@@ -42,6 +42,22 @@ def test_nokmem(content: tuple[bytes, ...], variant: str, passes: bool, tmp_path
     assert checks._nokmem(path, expected(path, variant)).passed is passes
 
 
+@pytest.mark.parametrize(
+    ("content", "passes", "says"),
+    [
+        (b"nokmem_adoption_build_info\0v1.20.2+nokmem.1", True, "adopts running containers"),
+        (b"nokmem_adoption_build_info\0v1.20.2+nokmem.2", False, "the id v1.20.2+nokmem.1 is not"),
+        (b"v1.20.2+nokmem.1", False, "no adoption is in it"),
+        (b"", False, "no adoption is in it"),
+    ],
+)
+def test_adoption(content: bytes, passes: bool, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "kubelet"
+    path.write_bytes(content)
+    check = checks._adoption(path, Expected("kubelet", "", False, (), "", "v1.20.2+nokmem.1"))
+    assert check.passed is passes and says in check.found
+
+
 @pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", b"\x7fELF", b"\x7fELF\2\1\1" + bytes(99)])
 def test_what_is_no_elf_file_fails_and_is_never_run(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "runc"

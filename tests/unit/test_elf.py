@@ -58,3 +58,32 @@ def test_a_lie_is_seen_soon(
         lie(body)
     (tmp_path / "x").write_bytes(body)
     assert proper(partial(elf.read, tmp_path / "x")) is None
+
+
+def test_the_packages_of_a_go_program(tmp_path: Path) -> None:
+    """Functions tell them; files, Go's own and whatever else begins like one do not."""
+    names = (
+        "github.com/owner/name.(*T).Method",
+        "k8s.io/kubernetes/vendor/gopkg.in/yaml%2ev2.glob..func1",
+        "gopkg.in/square/go-jose.v2/json.init.0",
+        "go4.org/errorutil.HighlightBytePosition",
+        "golang.org/x/sys/unix/asm_linux_amd64.s",
+        "github.com/opencontainers/runc/vendor/github.com/only/file/app.go",
+        "vendor/golang.org/x/net/http/httpguts.isCTL",
+        "type..eq.github.com/owner/other.T",
+        "net/http.(*conn).serve",
+        "main.main",
+        "example.com/",
+    )
+    table = b"\xff\0" + b"\0".join(name.encode() for name in names) + b"\0"
+    (tmp_path / "go").write_bytes(small_elf(table) + b"runtime/cgo: ")
+    assert elf.go_packages(tmp_path / "go") == {
+        "github.com/owner/name",
+        "go4.org/errorutil",
+        "gopkg.in/square/go-jose.v2/json",
+        "k8s.io/kubernetes/vendor/gopkg.in/yaml.v2",
+        "runtime/cgo",
+    }
+    for content in (small_elf() + table, b"", b"\x7fELF", FILE[:200]):
+        (tmp_path / "other").write_bytes(content)
+        assert elf.go_packages(tmp_path / "other") == frozenset()

@@ -7,7 +7,6 @@ each time. What was found so stands as a plain test beside the others of its fil
 from __future__ import annotations
 
 import bz2
-import dataclasses
 import gzip
 import hashlib
 import io
@@ -176,6 +175,7 @@ def test_memory_and_cores(text: str) -> None:
 @fuzz
 @given(ODD, ODD)
 @example("http://[bad", "a" * 64)
+@example("a" * 256, "")  # no folder can hold it
 def test_sources(word: str, sha256: str) -> None:
     assume("\0" not in word)  # no argument can hold it
     proper(partial(tasks._source, "runc", word, sha256))
@@ -317,6 +317,9 @@ def test_paths_of_mails(mail: bytes) -> None:
 # ---- dist folders -----------------------------------------------------------------------
 
 
+PAPERS = ("plan.json", "report.json", "sbom.cdx.json", "provenance.json")
+
+
 @cache
 def the_plan() -> BuildPlan:
     return pipeline.plan(REQUEST)
@@ -343,23 +346,21 @@ def read_everywhere(files: Mapping[str, bytes]) -> None:
         if isinstance(proper(partial(manifest.read, place)), NokmemError):
             return
         proper(partial(pipeline._standing, REQUEST, FACTS, place))
-        described = manifest.read(place)
-        request = dataclasses.replace(described.request, variant="nokmem")
-        proper(partial(resolve, request, FACTS))
+        proper(partial(pipeline.verify, place))
 
 
 @fuzz
-@given(JSON.map(json.dumps) | JSON.map(lambda v: json.dumps({"schema": 2, "nokmem": v})) | ODD)
-@example('{"schema": 2, "nokmem": ' + "[" * 900 + "]" * 900 + "}")
-@example('{"schema": 2, "nokmem": ' + "[" * 985 + "]" * 985 + "}")
+@given(JSON.map(json.dumps) | JSON.map(lambda v: json.dumps({"schema": 5, "nokmem": v})) | ODD)
+@example('{"schema": 5, "nokmem": ' + "[" * 900 + "]" * 900 + "}")
+@example('{"schema": 5, "nokmem": ' + "[" * 985 + "]" * 985 + "}")
 def test_manifests_of_any_json(text: str) -> None:
     read_everywhere(summed({**real(), "manifest.json": text.encode(errors="replace")}))
 
 
 @st.composite
-def changed(draw: st.DrawFn) -> str:
-    """A real manifest with a few of its values taken out, or others in their place."""
-    data: Any = json.loads(real()["manifest.json"])
+def changed(draw: st.DrawFn, paper: str) -> str:
+    """A real paper with a few of its values taken out, or others in their place."""
+    data: Any = json.loads(real()[paper])
     for _ in range(draw(st.integers(1, 3))):
         at, key = data, draw(st.sampled_from(sorted(data))) if data else ""
         while isinstance(at.get(key) if isinstance(at, dict) else at[key], dict | list):
@@ -376,7 +377,7 @@ def changed(draw: st.DrawFn) -> str:
 
 
 @slow
-@given(changed())
+@given(changed("manifest.json"))
 def test_changed_manifests(text: str) -> None:
     read_everywhere(summed({**real(), "manifest.json": text.encode()}))
 
@@ -388,15 +389,28 @@ def test_sums(sums: bytes) -> None:
 
 
 @slow
-@given(st.binary() | JSON.map(lambda v: json.dumps(v).encode()))
-@example(b"{}")
-def test_reports_and_plans(content: bytes) -> None:
-    for name in ("report.json", "plan.json"):
-        files = {**real(), name: content}
-        data = json.loads(files["manifest.json"])
-        row = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-        data["files"][name] = row
-        read_everywhere(summed({**files, "manifest.json": json.dumps(data).encode()}))
+@given(
+    st.sampled_from(PAPERS).flatmap(
+        lambda name: st.tuples(
+            st.just(name),
+            st.binary()
+            | JSON.map(lambda v: json.dumps(v).encode())
+            | changed(name).map(str.encode),
+        )
+    )
+)
+@example(("plan.json", b"{}"))
+@example(("sbom.cdx.json", b'{"components": [{"bom-ref": 1}]}'))
+@example(("sbom.cdx.json", b"[" * 100_000))
+@example(("provenance.json", b"[" * 100_000))
+def test_papers(one: tuple[str, bytes]) -> None:
+    """Whatever stands in one of them, if manifest and sums were made to fit."""
+    name, content = one
+    files = {**real(), name: content}
+    data = json.loads(files["manifest.json"])
+    row = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    data["files"][name] = row
+    read_everywhere(summed({**files, "manifest.json": json.dumps(data).encode()}))
 
 
 # ---- Debian's archives ------------------------------------------------------------------
@@ -511,11 +525,12 @@ def tarred(
     return pack[kind](body.getvalue())
 
 
-def deb() -> bytes:
+def deb(data: bytes = b"") -> bytes:
+    """A binary package, whose content is that tar."""
     parts = {
         "debian-binary": b"2.0\n",
         "control.tar.gz": tarred("gz", more={"./control": "Package: k\nVersion: 1\n"}),
-        "data.tar.xz": tarred("xz"),
+        "data.tar.xz": lzma.compress(data) if data else tarred("xz"),
     }
     body = b"!<arch>\n"
     for name, content in parts.items():
@@ -594,13 +609,16 @@ def test_archives(body: bytes, strip: int) -> None:
 
 
 @cache
-def small_elf() -> bytes:
-    """An ELF file as a linker would make it, with all that is looked at."""
+def small_elf(functions: bytes = b"") -> bytes:
+    """An ELF file as a linker would make it, with all that is looked at; with the names of
+    functions it is a Go program."""
     names = b"\0libc.so.6\0seccomp_init\0GLIBC_2.14\0"
     symbol = struct.pack("<IBBHQQ", 0, 0, 0, 0, 0, 0) + struct.pack("<IBBHQQ", 11, 18, 0, 0, 0, 0)
     need = struct.pack("<HHIII", 1, 1, 1, 16, 0) + struct.pack("<IHHII", 0, 0, 2, 24, 0)
     parts = {".interp": b"/lib64/ld-linux-x86-64.so.2\0", ".dynstr": names, ".dynsym": symbol}
     parts[".gnu.version_r"] = need
+    if functions:
+        parts[".gopclntab"] = functions
     at, offsets, body = 64 + 2 * 56, {}, b""
     for name, content in parts.items():
         offsets[name] = at + len(body)
@@ -611,6 +629,8 @@ def small_elf() -> bytes:
     body += parts[".dynamic"]
     rows = {".interp": (1, 0, 0), ".dynstr": (3, 0, 0), ".dynsym": (11, 2, 24)}
     rows |= {".gnu.version_r": (0x6FFFFFFE, 2, 0), ".dynamic": (6, 2, 16)}
+    if functions:
+        rows[".gopclntab"] = (1, 0, 0)
     titles = b"\0" + b"\0".join(name.encode() for name in rows) + b"\0.shstrtab\0"
     offsets[".shstrtab"] = at + len(body)
     parts[".shstrtab"] = titles

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from builders import pipeline, survey
 from builders.errors import UnavailableError, UnknownReleaseError, UsageError
 from builders.model import plan as model
 from builders.model.plan import BuildPlan, BuildRequest, OwnArchive
-from builders.model.releases import Facts
+from builders.model.releases import PATCHES, Facts
 from builders.model.resolve import choices, resolve
 from builders.model.settings import own_archive
 from builders.tools import builder as tools
 from tests.conftest import REQUEST, ROOT, VERSION
+from tests.integration import small
 
 FACTS = Facts()
 
@@ -68,12 +70,41 @@ def test_upstreams_sed_would_lose_a_tag_with_a_flag_after_it() -> None:
     assert tags_as_upstream_cuts_them("-tags=nokmem -v") != "nokmem"
 
 
-def test_stock_differs_in_the_tag_alone(plan: BuildPlan, stock_plan: BuildPlan) -> None:
+def test_stock_differs_in_the_tag_and_our_patches_alone(
+    plan: BuildPlan, stock_plan: BuildPlan
+) -> None:
     for real, control in zip(plan.components, stock_plan.components, strict=True):
         assert set(real.tags) - set(control.tags) == {"nokmem"}
-        assert real.source == control.source
+        assert dataclasses.replace(real.source, patches=()) == control.source
+        assert not control.build
     assert plan.toolchain == stock_plan.toolchain
     assert stock_plan.name == f"{VERSION}-stock"
+
+
+def test_what_is_generated_has_a_place_for_each_source_go_and_variant() -> None:
+    go = OwnArchive("go", "1.15.15", "go.tar.gz", "0" * 64)
+    requests = [
+        REQUEST,
+        dataclasses.replace(REQUEST, variant="stock"),
+        dataclasses.replace(REQUEST, kubernetes_source="git"),
+        dataclasses.replace(REQUEST, go="1.15.15", own=(go,)),
+        BuildRequest("v1.20.4", toolchain="debian"),
+    ]
+    places = {resolve(request, FACTS).components[1].generated for request in requests}
+    assert len(places) == len(requests)
+    assert all(place.startswith(f"{model.GENERATED}/") for place in places)
+
+
+def test_what_is_generated_is_the_same_whatever_the_patches(tmp_path: Path) -> None:
+    own = Facts(own_patches=Path(small.series(tmp_path, "cmd/main.go", "main()", "main( )")))
+    plain, patched = (resolve(REQUEST, facts).components[1] for facts in (FACTS, own))
+    assert patched.source.patches and patched.generated == plain.generated
+
+
+@pytest.mark.parametrize(("version", "kept"), [("v1.10.13", False), ("v1.11.0", True)])
+def test_a_go_that_looks_at_ages_gets_nothing_that_was_kept(version: str, kept: bool) -> None:
+    kubelet = resolve(BuildRequest(version, toolchain="debian"), FACTS).components[1]
+    assert [bool(x) for x in (kubelet.reads, kubelet.generate, kubelet.generated)] == [kept] * 3
 
 
 def test_says_that_go_is_not_the_official_one(plan: BuildPlan) -> None:
@@ -114,6 +145,19 @@ def test_an_unknown_version_is_refused_with_the_nearest_known() -> None:
     assert "v1.20.15, v1.20.14, v1.20.13" in caught.value.next_step
 
 
+@pytest.mark.parametrize(
+    ("asked", "nearest"),
+    [
+        (BuildRequest("v1.20.2", runc="rc9"), "nearest: 1.0.0-rc9, "),
+        (BuildRequest("v1.20.2", go="1.15.3"), "nearest: 1.15.13, "),
+    ],
+)
+def test_of_a_long_list_only_the_nearest_are_named(asked: BuildRequest, nearest: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        pipeline.plan(asked)
+    assert caught.value.next_step.startswith(nearest) and len(caught.value.next_step) < 150
+
+
 def test_without_the_series_what_needs_a_backport_is_refused(tmp_path: Path) -> None:
     facts = Facts(patches=tmp_path)
     with pytest.raises(UnavailableError, match="no nokmem tag, and no patch brings it"):
@@ -124,9 +168,30 @@ def test_without_the_series_what_needs_a_backport_is_refused(tmp_path: Path) -> 
 
 def test_a_backport_brings_the_tag() -> None:
     kubelet = pipeline.plan(BuildRequest("v1.13.12")).components[1]
-    assert [patch["name"][:4] for patch in kubelet.source.patches] == ["0001"]
+    assert kubelet.source.patches[0]["name"].startswith("0001")
     assert kubelet.tags == ("nokmem",) and not kubelet.accounting
-    assert not pipeline.plan(BuildRequest("v1.14.0")).components[1].source.patches
+    later = pipeline.plan(BuildRequest("v1.14.0")).components[1].source.patches
+    assert not any(patch["name"].startswith("0001") for patch in later)
+
+
+def test_a_build_has_an_id_that_only_the_stamp_shows(tmp_path: Path) -> None:
+    kubelet = pipeline.plan(BuildRequest("v1.15.3")).components[1]
+    assert kubelet.build == "v1.15.3+nokmem.1" and kubelet.prints == ("Kubernetes v1.15.3",)
+    (stamp,) = (text for place, text in kubelet.files.items() if place.endswith("stamp.go"))
+    assert f'Build = "{kubelet.build}"' in stamp
+    stamped = pipeline.plan(BuildRequest("v1.15.3", stamp=True)).components[1]
+    assert stamped.prints == ("Kubernetes v1.15.3+nokmem.1",) and stamped.build == kubelet.build
+    shutil.copytree(PATCHES, tmp_path / "own")
+    own = pipeline.plan(BuildRequest("v1.15.3"), tmp_path / "own").components[1]
+    assert re.fullmatch(r"v1\.15\.3\+nokmem\.1\.[0-9a-f]{8}", own.build)
+
+
+@pytest.mark.parametrize(
+    "request_", [BuildRequest("v1.9.0", stamp=True), BuildRequest("v1.15.3", "stock", stamp=True)]
+)
+def test_what_has_no_id_cannot_show_one(request_: BuildRequest) -> None:
+    with pytest.raises(UsageError, match="no id of its own"):
+        pipeline.plan(request_)
 
 
 def test_the_matrix_claims_only_what_was_proven() -> None:

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,9 +13,7 @@ import tasks
 from builders.model.artifact import LOG
 from builders.model.plan import BuildPlan
 from builders.steps import manifest
-from builders.tools import archives
 from builders.tools.cache import Cache
-from builders.tools.download import Downloader
 from tests.unit.test_manifest import write
 
 BODY = b"content"
@@ -50,36 +47,13 @@ def test_rooms_and_trees_are_behind_a_private_folder(tmp_path: Path) -> None:
     assert mode(cache.go("x").parent) == 0o700
 
 
-def test_a_download_is_private_until_it_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-
-    def stream(_self: Downloader, _url: str, write: Any, *_: object) -> str:
+def test_a_file_is_private_until_it_is_whole(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    with cache.keep(SHA256, "") as write:
         write(BODY)
-        seen.extend(mode(path) for path in tmp_path.iterdir())
-        return SHA256
-
-    monkeypatch.setattr(Downloader, "_stream", stream)
-    Downloader().fetch("http://h/x", tmp_path / "file", sha256=SHA256)
-    assert (seen, mode(tmp_path / "file")) == ([0o600], 0o644)
-
-
-def test_a_copy_is_private_until_it_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-
-    def sha256_of(path: Path) -> str:
-        seen.append(mode(path.parent))
-        return SHA256
-
-    (tmp_path / "x.tar").write_bytes(BODY)
-    cache = Cache(tmp_path / "cache")
-    monkeypatch.setattr(archives, "sha256_of", sha256_of)
-    with Downloader() as downloader:
-        archives.obtain(cache, SHA256, [str(tmp_path / "x.tar")], downloader, lambda _: None)
-    assert (seen, mode(cache.file(SHA256))) == ([0o700], 0o644)
+        (part,) = (tmp_path / "files").iterdir()
+        assert mode(part) == 0o600
+    assert mode(cache.file(SHA256)) == 0o644
 
 
 def test_a_result_and_its_log_are_private_until_they_are_in_place(
@@ -98,9 +72,8 @@ def test_a_command_makes_nothing_that_others_could_write(tmp_path: Path, plan: B
         home = tmp_path / "home/.cache/nokmem"
         cache = Cache(home)
         assert cache.identity
-        (tmp_path / "x.tar").write_bytes(BODY)
-        with cache.run_folder(), Downloader() as downloader:
-            archives.obtain(cache, SHA256, [str(tmp_path / "x.tar")], downloader, lambda _: None)
+        with cache.run_folder(), cache.keep(SHA256, "") as take:
+            take(BODY)
         with manifest.hold(tmp_path / "dist", plan.name):
             write(tmp_path / "dist", plan)
     assert len(list((tmp_path / "dist").rglob("*"))) > 5

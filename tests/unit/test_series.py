@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from builders.errors import FactsError, IntegrityError
 from builders.model.components import patches_for
 from builders.model.releases import PATCHES, Facts
-from builders.model.series import load_series
+from builders.model.series import ADOPTION, load_series
 from builders.tools import mails
 from tests.unit.test_fuzz import proper
 
@@ -33,6 +34,7 @@ def test_every_release_that_needs_a_backport_has_one() -> None:
     for release in facts.releases.values():
         brought = {patch.brings for patch in patches_for(facts, "kubernetes", release.version)}
         assert ("nokmem" in brought) == (release.mechanism == "backport"), release.version
+        assert (ADOPTION in brought) == (not release.version.startswith("v1.9.")), release.version
 
 
 def edit(old: str, new: str) -> Callable[[Path], object]:
@@ -52,7 +54,7 @@ def folders(component: Path) -> None:
 
 HOLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unlisted mail": (lambda f: (f / "kubernetes/9.patch").touch(), "9.patch"),
-    "a listed one that is not there": (edit('"0001-', '"0002-'), "not both and once"),
+    "a listed one that is not there": (edit('"0001-', '"0003-'), "not both and once"),
     "an unknown release": (edit("v1.13.12", "v1.13.99"), "is no known release: 'v1.13.99'"),
     "a range the wrong way round": (edit('"v1.9.0"\nuntil = "v1.13.12"',
                                          '"v1.13.0"\nuntil = "v1.12.0"'), "serves nothing"),
@@ -61,7 +63,7 @@ HOLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty evidence": (edit('evidence = "', 'evidence = "" # '), "evidence"),
     "a folder for a mail": (
         lambda f: folders(f / "kubernetes"),
-        "is not a file",
+        "has no file to add",
     ),
     "a number for a tag": (edit('brings = "nokmem"', "brings = 5"), "brings must be a text"),
     "a file for a component": (lambda f: (f / "runc").touch(), "not a component: runc"),
@@ -91,8 +93,29 @@ def test_a_hole_is_refused(hole: tuple[Callable[[Path], object], str], tmp_path:
 
 def test_a_series_of_ones_own_comes_after_the_projects(tmp_path: Path) -> None:
     shutil.copytree(PATCHES, tmp_path / "own")
-    ours, own = patches_for(Facts(own_patches=tmp_path / "own"), "kubernetes", "v1.13.12")
-    assert (ours.own, own.own) == (False, True)
+    found = patches_for(Facts(own_patches=tmp_path / "own"), "kubernetes", "v1.13.12")
+    assert [patch.own for patch in found] == [False] * 4 + [True] * 4
+
+
+def test_a_control_gets_the_users_patches_alone(tmp_path: Path) -> None:
+    shutil.copytree(PATCHES, tmp_path / "own")
+    facts = Facts(own_patches=tmp_path / "own")
+    assert all(p.own for p in patches_for(facts, "kubernetes", "v1.13.12", "stock"))
+
+
+#: What each revision of the series is made of, as the beginning of a hash over its patches.
+REVISIONS = {1: "f400d39559b89ff6"}
+
+
+def test_a_series_that_changed_has_another_revision() -> None:
+    """Two kubelets of one id take each other for the same, and keep nothing of each other's."""
+    patches = [p for p in Facts().patches if p.component == "kubernetes"]
+    (revision,) = {p.revision for p in patches if p.brings == ADOPTION}
+    digest = hashlib.sha256("".join(p.sha256 for p in patches).encode()).hexdigest()[:16]
+    assert REVISIONS.get(revision) == digest, (
+        f"the series is {digest} now: raise `revision` in patches/kubernetes/series.toml and "
+        "note it in REVISIONS"
+    )
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,41 @@ def test_a_last_cell_is_folded_where_there_is_room_and_else_stands_below(window:
     ]
 
 
+def test_a_hash_is_never_broken(window: Window) -> None:
+    one, key = Terminal(ci=False), "0123456789abcdef" * 3
+    one.table(("a", "b"), [("x", f"sha256 {key}"), ("y", "some words " * 5)])
+    one.facts({"a": (f"commit {key}",)})
+    assert seen(window)[1:] == [
+        "x",
+        "    sha256",
+        f"    {key}",
+        "y  some words some words some words some words",
+        "   some words",
+        "a  commit",
+        f"     {key}",
+    ]
+
+
+def test_a_table_that_does_not_fit_at_all_is_groups_of_facts(window: Window) -> None:
+    rows = [("a" * 30, "b" * 30, "c " * 30), ("x", "y", "z")]
+    Terminal(ci=False).table(("one", "two", "three"), rows)
+    assert seen(window) == [
+        f"one    {'a' * 30}",
+        f"two    {'b' * 30}",
+        "three  c" + " c" * 21,
+        "         c" + " c" * 7,
+        "",
+        "one    x",
+        "two    y",
+        "three  z",
+    ]
+
+
+def test_a_sentence_is_broken_between_words_in_a_window(window: Window) -> None:
+    Terminal(ci=False).sentence("words of it " * 5)
+    assert seen(window) == ["words of it words of it words of it words of it", "  words of it"]
+
+
 def test_spare_columns_go_in_their_order_and_it_is_said(window: Window) -> None:
     Terminal(ci=False).table(("a", "b", "c", "d"), [("a" * 20, "b" * 20, "c" * 5, "d")], ("b", "c"))
     assert seen(window)[1:] == [
@@ -114,11 +149,55 @@ def test_live_lines_turn_and_leave_room_for_the_echo_of_ctrl_c(window: Window) -
         one.step("github.com/" + "long/" * 20)
         other.line("words " * 20)
         console = Console(file=io.StringIO(), width=50)
-        console.print(terminal._Frame([one, other]))
+        console.print(terminal._Frame([one, other], terminal.SIGNS))
     rows = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert len(rows) == 2 and all(len(row) == 47 and row.endswith("…") for row in rows)
     assert all(re.match("[⠀-⣿] compile ", row) for row in rows)
     assert "✓ compile runc" in seen(window)[-1] and "\x1b[?25h" in window.getvalue()
+
+
+def test_a_locale_without_more_signs_gets_ascii(
+    window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Terminal(ci=False, ascii=True)
+    with one.phase("good"):
+        pass
+    with pytest.raises(ValueError, match="x"), one.phase("bad") as phase:
+        phase.last = "words " * 20
+        Console(file=window, width=50).print(terminal._Frame([phase], one._signs))
+        raise ValueError("x")
+    one.error("proof", "fact", "", "", ["a line"])
+    assert window.getvalue().isascii()
+    assert {"+ good", "x bad", "| a"} <= {" ".join(line.split()[:2]) for line in seen(window)}
+    monkeypatch.setattr(Window, "encoding", "iso-8859-1")
+    assert Terminal(ci=False)._signs is terminal.ASCII
+
+
+def test_times_stand_below_each_other_where_there_is_room(
+    window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(columns: int) -> list[str]:
+        window.truncate(window.seek(0))
+        monkeypatch.setenv("COLUMNS", str(columns))
+        one = Terminal(ci=False)
+        for title in ("prove", "compile kubelet v1.20.2"):
+            with one.phase(title) as phase:
+                phase.note = "a note of some words"
+        lines = [line.rpartition("\r")[2] for line in seen(window)]
+        return [line for line in lines if line and not re.match("[⠀-⣿]", line)]
+
+    assert [line.index("0.0s") for line in ends(80)] == [31, 31]
+    assert ends(40) == [
+        "✓ prove  0.0s  a note of some words",
+        "✓ compile kubelet v1.20.2  0.0s  a note",
+        "  of some words",
+    ]
+    assert ends(35)[-2:] == ["✓ compile kubelet v1.20.2  0.0s  a", "  note of some words"]
+    one = Terminal(ci=False)
+    window.truncate(window.seek(0))
+    one.say("long" * 20 + " word")
+    assert seen(window) == ["  " + "long" * 20, "  word"]
+    assert ends(33)[-2:] == ["✓ compile kubelet v1.20.2  0.0s", "  a note of some words"]
 
 
 def test_a_dumb_terminal_and_ci_get_no_live_lines(

@@ -1,0 +1,7 @@
+package kuberuntime
+
+import "github.com/prometheus/client_golang/prometheus"
+
+func init() {
+	prometheus.MustRegister(adoptionMetrics{})
+}

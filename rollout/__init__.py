@@ -1,0 +1,1 @@
+"""From proven packages to nodes. Reads a dist folder's manifest, and knows no build."""

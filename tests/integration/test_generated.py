@@ -1,0 +1,157 @@
+"""What upstream generates is kept for the next room: used where it is right, and never else."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from builders import pipeline
+from builders.model.plan import GENERATED
+from builders.tools.builder import Builder, Limits, Session
+from tests.conftest import REQUEST, VERSION
+from tests.integration import small
+from tests.integration.test_bad_days import Run
+
+PLAIN, CHANGED = "// plain", "// changed"
+BASE = ("pkg/base/base.go", "plain", "changed")
+
+
+class Bench:
+    """Builds of one small Kubernetes that was never built before, by one builder."""
+
+    def __init__(self, builder: Builder, folder: Path, before: str = "true") -> None:
+        self._builder, self._folder, self.before = builder, folder, before
+        mark = f"true {secrets.token_hex(8)}"  # in the Makefile, and so in the archive's hash
+        self._small = small.make(folder / "archives", generate=f"{before} && {mark}")
+
+    def start(self, dist: str, *more: str) -> Run:
+        words = ("--builder", self._builder.name, "--dist", str(self._folder / dist), "--rebuild")
+        return Run("build", "--k8s", VERSION, *self._small.words, *words, *more)
+
+    def end(self, run: Run, dist: str) -> tuple[bytes, str]:
+        """The kubelet and the log."""
+        assert run.end() == 0, run.text
+        place = self._folder / dist / VERSION
+        return (place / "kubelet").read_bytes(), (place / "build.log").read_text()
+
+    def build(self, *more: str) -> tuple[bytes, str]:
+        return self.end(self.start("dist", *more), "dist")
+
+    def patched(self, name: str, old: str, new: str) -> tuple[bytes, str]:
+        return self.build("--patches", small.series(self._folder / "series", name, old, new))
+
+    def kept(self) -> set[str]:
+        return set(self.inside("ls", GENERATED))
+
+    def inside(self, *argv: str) -> list[str]:
+        """What a command prints in a room of this builder."""
+        lines: list[str] = []
+        key = pipeline.plan(REQUEST).toolchain.key
+        session: Session
+        with self._builder.start(key, Limits()) as session:
+            session.run(["install", "-d", GENERATED], environment={})
+            session.run(argv, environment={}, on_line=lines.append)
+        return lines
+
+
+@pytest.fixture
+def bench(builder: Builder, tmp_path: Path) -> Bench:
+    return Bench(builder, tmp_path)
+
+
+def test_it_is_generated_once(bench: Bench) -> None:
+    first, log = bench.build()
+    assert PLAIN in log and PLAIN.encode() in first
+    again, log = bench.build()
+    assert "generating" not in log and again == first
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [BASE, ("pkg/api/note.txt", "text", "changed"), ("cmd/main.go", "main()", "main() /*+k8s:*/")],
+    ids=["a package that a marked one imports", "no Go file", "a mark"],
+)
+def test_a_patch_on_what_it_is_made_of_makes_it_anew(
+    name: str, old: str, new: str, bench: Bench
+) -> None:
+    plain, _ = bench.build()
+    changed, log = bench.patched(name, old, new)
+    assert log.count("generating of") == 1 and f"may depend on the patches: {name}" in log
+    assert (new.encode() in changed) == (name != "cmd/main.go")
+    again, log = bench.build()
+    assert "generating" not in log and again == plain, "a patch got into what is kept"
+
+
+def test_another_patch_lets_it_be(bench: Bench) -> None:
+    bench.build()
+    changed, log = bench.patched("cmd/main.go", '"Kubernetes "', '"Kubernetes " + ""')
+    assert "generating" not in log and PLAIN.encode() in changed
+
+
+def test_a_first_build_with_such_a_patch_keeps_nothing(bench: Bench) -> None:
+    before = bench.kept()
+    _, log = bench.patched(*BASE)
+    assert CHANGED in log and PLAIN not in log
+    assert bench.kept() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ["truncate", "-s", "-9", "{}"],
+        ["dd", "if=/dev/zero", "of={}", "bs=1", "seek=90", "count=9", "conv=notrunc"],
+    ],
+    ids=["cut", "other bytes"],
+)
+def test_a_damaged_one_is_made_anew(damage: list[str], bench: Bench) -> None:
+    before = bench.kept()
+    first, _ = bench.build()
+    (mine,) = bench.kept() - before
+    bench.inside(*(word.format(f"{GENERATED}/{mine}") for word in damage))
+    assert bench.inside("gzip", "-t", f"{GENERATED}/{mine}"), "it is not damaged"
+    again, log = bench.build()
+    assert PLAIN in log and again == first
+    again, log = bench.build()
+    assert "generating" not in log and again == first
+
+
+def test_two_builds_at_once_keep_one(builder: Builder, tmp_path: Path) -> None:
+    bench = Bench(builder, tmp_path, before="sleep 3")
+    before = bench.kept()
+    runs = {dist: bench.start(dist) for dist in ("a", "b")}
+    built = [bench.end(run, dist) for dist, run in runs.items()]
+    assert all(PLAIN in log for _, log in built) and built[0][0] == built[1][0]
+    assert len(bench.kept() - before) == 1
+    again, log = bench.build()
+    assert "generating" not in log and again == built[0][0]
+
+
+def test_what_cannot_be_generated_before_the_patches_is_after_them(
+    builder: Builder, tmp_path: Path
+) -> None:
+    bench = Bench(builder, tmp_path, before="grep changed cmd/main.go")
+    before = bench.kept()
+    built, log = bench.patched("cmd/main.go", "func main", "// changed\nfunc main")
+    assert "nothing is generated before the patches: kubelet" in log
+    assert PLAIN.encode() in built and bench.kept() == before
+
+
+def test_what_nobody_used_for_days_goes(bench: Bench) -> None:
+    old, young = f"{GENERATED}/old.tar.gz", f"{GENERATED}/young.tar.gz"
+    bench.inside("touch", "-d", "7 days ago", old)
+    bench.inside("touch", "-d", "3 days ago", young)
+    bench.build()
+    assert "old.tar.gz" not in bench.kept() and "young.tar.gz" in bench.kept()
+    bench.inside("rm", young)
+
+
+def test_where_nothing_says_what_is_read_a_patch_has_it_made_anew(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(small.KUBERNETES, "hack/run-in-gopath.sh", "exit 1\n")
+    bench = Bench(builder, tmp_path)
+    bench.build()
+    _, log = bench.patched("cmd/main.go", '"Kubernetes "', '"Kubernetes " + ""')
+    assert "nothing is generated before the patches" in log and log.count("generating of") == 1
