@@ -244,11 +244,21 @@ def upstream_runc(
 
     C is compiled without debug information: from rc91 on (-trimpath, -mod=vendor) that names the
     temporary folder in which Go compiled libseccomp's binding, another one each time.
+
+    Where `make static` would leave the systemd cgroup driver out, `make runc` gets all that it
+    gives the compiler but the tag static_build.
     """
     gopath = f"{WORK}/runc/go"
     folder = f"{gopath}/src/github.com/opencontainers/runc"
     tags = _runc_tags(request, runc)
     target = "static" if toolchain.runc_linking == "static" else "runc"
+    flags: tuple[str, ...] = ("EXTRA_FLAGS=-v",)
+    if target == "static" and runc.static_lacks_systemd:
+        target, tags = "runc", (*tags, "netgo", "osusergo")
+        flags = (
+            "EXTRA_FLAGS=-v -buildmode=exe -installsuffix netgo",
+            "EXTRA_LDFLAGS=-w -extldflags -static",
+        )
     return ComponentPlan(
         name="runc",
         version=runc.version,
@@ -265,7 +275,7 @@ def upstream_runc(
         generated="",
         command=(
             "make", target,
-            f"BUILDTAGS={' '.join(tags)}", f"COMMIT={runc.commit}", "EXTRA_FLAGS=-v",
+            f"BUILDTAGS={' '.join(tags)}", f"COMMIT={runc.commit}", *flags,
         ),
         output=f"{folder}/runc",
         prints=(f"runc version {runc.prints}", f"commit: {runc.commit}"),

@@ -95,7 +95,8 @@ class Cve:
 @dataclass(frozen=True)
 class RuncRelease:
     """One runc release. `go` is the language version of its go.mod, "" where it has none;
-    `prints` the version that it prints; `nokmem` one of NOKMEM; `cves` what it is open to."""
+    `prints` the version that it prints; `nokmem` one of NOKMEM; `cves` what it is open to.
+    `static_lacks_systemd`: its own `make static` leaves the systemd cgroup driver out."""
 
     version: str
     commit: str
@@ -104,6 +105,7 @@ class RuncRelease:
     default_tags: tuple[str, ...]
     nokmem: str
     cves: tuple[Cve, ...]
+    static_lacks_systemd: bool
 
 
 class Facts:
@@ -356,6 +358,10 @@ def _runcs(data: Mapping[str, Any]) -> dict[str, RuncRelease]:
         for name in ("id", "summary", "evidence"):
             text(cve, name)
         order.index(cve["fixed_in"])
+    lacking = data["static_build"]["releases"]
+    text(data["static_build"], "evidence")
+    for version in lacking:
+        order.index(version)
     found = {}
     for version, fact in data["releases"].items():
         if fact["nokmem"] not in NOKMEM:
@@ -372,5 +378,6 @@ def _runcs(data: Mapping[str, Any]) -> dict[str, RuncRelease]:
                 for cve in data["cves"]
                 if order.index(version) < order.index(cve["fixed_in"])
             ),
+            static_lacks_systemd=version in lacking,
         )
     return found

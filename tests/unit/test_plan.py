@@ -321,6 +321,20 @@ def test_upstreams_makefile_gets_tags_and_commit_on_its_command_line() -> None:
     assert "BUILDTAGS=seccomp" in control.command and control.accounting
 
 
+@pytest.mark.parametrize("version", ["1.0.0-rc6", "1.0.0-rc9"])
+def test_a_static_runc_keeps_the_systemd_driver_that_its_makefile_would_leave_out(
+    version: str,
+) -> None:
+    found = runc(BuildRequest(VERSION, runc=version, toolchain="debian"))
+    assert (found.command[:2], found.linking) == (("make", "runc"), "static")
+    assert found.tags == ("seccomp", "nokmem", "netgo", "osusergo")
+    assert "EXTRA_LDFLAGS=-w -extldflags -static" in found.command
+    assert "static_build" not in " ".join(found.command)
+    dynamic = runc(BuildRequest(VERSION, runc=version))
+    assert dynamic.tags == ("seccomp", "nokmem")
+    assert dynamic.command[-1] == "EXTRA_FLAGS=-v"
+
+
 def test_a_runc_that_never_accounts_needs_no_tag_and_has_no_control() -> None:
     for variant in ("nokmem", "stock"):
         found = runc(BuildRequest(VERSION, variant, runc="1.0.2"))
