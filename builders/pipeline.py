@@ -231,7 +231,8 @@ def _papers(
 ) -> list[Check]:
     """Whether each paper of a dist folder is what the plan and what lies beside it make of it."""
     nokmem = described.data["nokmem"]
-    same = (folder / SCRIPT).read_bytes() == script(described).encode()
+    path = folder / SCRIPT
+    same = path.is_file() and path.read_bytes() == script(described).encode()
     text = Check(
         SCRIPT,
         "text",

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -36,13 +37,14 @@ HOW = {
     "compose": "apt-get install docker-compose, or give docker its compose plugin",
     "images": "apt-get install debootstrap, then run these tests once as root; their image stays",
     "registry": "use an engine on this machine, which finds a registry that listens on it",
+    "shellcheck": "apt-get install shellcheck",
     "vault": "apt-get install dnf createrepo-c rpm gpg gpg-agent, then run these tests as root",
     "network": "give the machine a Debian mirror; `./run doctor` says which",
 }
 #: Modules whose tests each provoke a fault.
 FAULTS = {
-    *("test_bad_days", "test_clock", "test_fuzz", "test_publish", "test_servers", "test_signals"),
-    *("test_sources", "test_supply"),
+    *("test_bad_days", "test_clock", "test_fuzz", "test_publish", "test_rollout_faults"),
+    *("test_servers", "test_signals", "test_sources", "test_supply"),
 }
 _left_out: set[str] = set()
 
@@ -70,7 +72,7 @@ def pytest_terminal_summary(
         out.line(f"{what}: {HOW[what]}")
 
 
-def leave_out(request: pytest.FixtureRequest, what: str, why: str) -> None:
+def leave_out(request: pytest.FixtureRequest, what: str, why: str) -> NoReturn:
     """Skip, named in the summary; or fail where everything was asked for."""
     if request.config.getoption("--everything"):
         pytest.fail(f"{what} is needed for --everything: {why}")

@@ -26,6 +26,7 @@ DATA = Path(__file__).parent / "data"
 PATCHES = Path(__file__).parents[2] / "patches"
 RECIPES = Path(__file__).parents[2] / "dockerfiles"
 VERSION = re.compile(r"v(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})", re.ASCII)
+RUNC = re.compile(r"\d+\.\d+\.\d+(-rc[1-9]\d*)?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 #: What is built, and what of it is built where the whole cannot be.
 COMPONENTS = ("kubernetes", "libcontainer", "runc")
@@ -358,10 +359,9 @@ def _runcs(data: Mapping[str, Any]) -> dict[str, RuncRelease]:
         for name in ("id", "summary", "evidence"):
             text(cve, name)
         order.index(cve["fixed_in"])
-    lacking = data["static_build"]["releases"]
+    # a folder that pins were read from may not have all of them
+    lacking = [matching(RUNC, one, "release") for one in data["static_build"]["releases"]]
     text(data["static_build"], "evidence")
-    for version in lacking:
-        order.index(version)
     found = {}
     for version, fact in data["releases"].items():
         if fact["nokmem"] not in NOKMEM:

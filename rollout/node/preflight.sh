@@ -174,7 +174,7 @@ check_staged() {
     if [ $status = 0 ]; then
         finding ok flags "the staged kubelet knows all ${#KUBELET_ARGV[@]} words of the running one's command line"
     else
-        finding never flags "the staged kubelet does not take this node's flags: $(grep -m 1 -iE 'unknown|error|invalid|fail' <<<"$output" | head -c 300)" \
+        finding never flags "the staged kubelet does not take this node's flags: $({ grep -m 1 -iE 'unknown|error|invalid|fail' <<<"$output" || tail -n 1 <<<"$output"; } | head -c 300)" \
             "take the flag out, or build the version that knows it"
     fi
 }

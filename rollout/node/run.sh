@@ -119,7 +119,8 @@ follow() {
             REPORTED=yes
             exit "$(cat "$RUN/result")"
         fi
-        if [ "$(unit "$WORKER" ActiveState)" != active ]; then
+        # until systemd has ended the last of a unit that was killed, that one holds the lock
+        if [[ ! $(unit "$WORKER" ActiveState) =~ ^(de)?activ(e|ating)$ ]]; then
             quiet=$((quiet + 1))
             [ "$(unit "$WORKER" ExecMainStatus)" != $LOCKED ] || result $LOCKED "another run holds $STATE/lock"
             [ $quiet -lt 5 ] || result $INTERRUPTED "the work was cut off: nokmem-rollout resume, or rollback"

@@ -289,7 +289,7 @@ clean_up() {
         rm -f "$(beside "$target" new)" "$(beside "$target" old)" "${target%/*}"/.nokmem-{probe,sync}.* ||
             finding warn leftovers "what stands beside $target could not be removed"
     done < <(targets)
-    rm -f "$STATE"/{,staged/,runs/*/}{.nokmem-sync.*,*.part.*} "$ADOPTION".part.* || true
+    rm -rf "$STATE"/{,staged/,runs/*/}{.nokmem-sync.*,*.part.*} "$RUN/backup.part" "$ADOPTION".part.* || true
     remove_boot_unit && systemctl daemon-reload || finding warn leftovers "$BOOT_UNIT could not be removed"
     disarm
 }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import pytest
 
@@ -12,9 +15,13 @@ from builders.model.plan import BuildPlan
 from builders.model.releases import Facts
 from builders.steps.compile import compile_component
 from builders.steps.sources import Debian
-from builders.tools import process, rootfs
+from builders.tools import container, process, rootfs
 from builders.tools.builder import Limits
+from builders.tools.cache import sha256_of
+from tests import debian
 from tests.conftest import ROOT, VERSION, leave_out
+from tests.e2e.faults import Struck
+from tests.node import PACKAGES, Node
 
 MINUTES = 60
 #: What this machine may reach decides nothing here.
@@ -88,6 +95,36 @@ def kubelets(
         "old-stock": build(request, clone, "dist-old", *aged, "--variant", "stock"),
     }
     return {name: folder / "kubelet" for name, folder in folders.items()}
+
+
+class Sums(NamedTuple):
+    """What Swap.hashes gives of a node that is wholly old, or new."""
+
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def sums(built: Path, stock: Path) -> Sums:
+    old, new = sha256_of(stock / "kubelet"), sha256_of(built / "kubelet")
+    return Sums((old, old, sha256_of(stock / "runc")), (new, new, sha256_of(built / "runc")))
+
+
+@pytest.fixture(scope="module")
+def node(request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A node for the tests of one module."""
+    problem = container.why_not()
+    if problem is not None:
+        leave_out(request, "container", problem.fact)
+    with closing(Node(debian.image(request, "nokmem/test-node", PACKAGES))) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def struck(node: Node, built: Path, stock: Path) -> Struck:
+    """The node, in a run of which anything may happen."""
+    kubelets = {"new": built / "kubelet", "old": stock / "kubelet"}
+    return Struck(node, kubelets, built, stock / "runc")
 
 
 @pytest.fixture(scope="session")

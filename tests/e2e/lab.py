@@ -84,9 +84,13 @@ class Lab:
     def reset(self, build: str) -> None:
         """Nothing but the pods of the zoo, all begun by that kubelet."""
         self.clear()
-        for manifest in zoo.pods().values():
+        for manifest in self.wanted().values():
             self.edit(manifest)
         self.swap(build)
+
+    def wanted(self) -> dict[str, zoo.Manifest]:
+        """The pods that a reset begins with."""
+        return zoo.pods()
 
     def edit(self, manifest: zoo.Manifest) -> None:
         name = manifest["metadata"]["name"]

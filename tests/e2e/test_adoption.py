@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,10 @@ import pytest
 
 from builders.model.releases import Facts
 from builders.model.series import ADOPTION
-from builders.tools import container
-from tests import debian
-from tests.conftest import VERSION, leave_out
+from tests.conftest import VERSION
 from tests.e2e.lab import NETWORK, STATE, Lab
 from tests.e2e.zoo import STAYS
-from tests.node import MINUTE, PACKAGES, Node, until
+from tests.node import MINUTE, Node, until
 
 REVISION = next(patch.revision for patch in Facts().patches if patch.brings == ADOPTION)
 ID = f"{VERSION}+nokmem.{REVISION}"
@@ -30,15 +27,8 @@ NAMED = "named"
 
 
 @pytest.fixture(scope="module")
-def lab(request: pytest.FixtureRequest, kubelets: dict[str, Path]) -> Iterator[Lab]:
-    problem = container.why_not()
-    if problem is not None:
-        leave_out(request, "container", problem.fact)
-    node = Node(debian.image(request, "nokmem/test-node", PACKAGES))
-    try:
-        yield Lab(node, kubelets)
-    finally:
-        node.close()
+def lab(node: Node, kubelets: dict[str, Path]) -> Lab:
+    return Lab(node, kubelets)
 
 
 @pytest.fixture

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builders.tools import container
-from tests import debian
-from tests.conftest import leave_out
 from tests.e2e.lab import Cluster
 from tests.e2e.zoo import NODE, Manifest, pod, probe, runs
-from tests.node import PACKAGES, Node, until
+from tests.node import Node, until
 
 SANDBOX = "POD"
 
@@ -45,17 +41,8 @@ def objects() -> list[Manifest]:
 
 
 @pytest.fixture(scope="module")
-def cluster(
-    request: pytest.FixtureRequest, kubelets: dict[str, Path], servers: list[Path]
-) -> Iterator[Cluster]:
-    problem = container.why_not()
-    if problem is not None:
-        leave_out(request, "container", problem.fact)
-    node = Node(debian.image(request, "nokmem/test-node", PACKAGES))
-    try:
-        yield Cluster(node, kubelets, servers)
-    finally:
-        node.close()
+def cluster(node: Node, kubelets: dict[str, Path], servers: list[Path]) -> Cluster:
+    return Cluster(node, kubelets, servers)
 
 
 @pytest.fixture(scope="module")

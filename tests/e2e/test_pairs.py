@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from builders.tools import container
-from tests import debian
-from tests.conftest import VERSION, leave_out
+from tests.conftest import VERSION
 from tests.e2e.lab import Lab
-from tests.node import PACKAGES, Node
+from tests.node import Node
 
 FOLDER, *NAMED = os.environ.get("NOKMEM_PAIRS", "").split() or [""]
 PAIRS = [tuple(pair.split(":")) for pair in NAMED] or [("old", "new"), ("new", "old")]
@@ -31,21 +28,12 @@ GRACE = 4
 
 
 @pytest.fixture(scope="module")
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    problem = container.why_not()
-    if problem is not None:
-        leave_out(request, "container", problem.fact)
-    if FOLDER:
-        releases = {release for pair in PAIRS for release in pair}
-        names = releases | {f"{release}-stock" for release in releases}
-        kubelets = {name: Path(FOLDER) / name / "kubelet" for name in sorted(names)}
-    else:
-        kubelets = request.getfixturevalue("kubelets")
-    node = Node(debian.image(request, "nokmem/test-node", PACKAGES))
-    try:
-        yield Lab(node, kubelets)
-    finally:
-        node.close()
+def lab(request: pytest.FixtureRequest, node: Node) -> Lab:
+    if not FOLDER:
+        return Lab(node, request.getfixturevalue("kubelets"))
+    releases = {release for pair in PAIRS for release in pair}
+    names = releases | {f"{release}-stock" for release in releases}
+    return Lab(node, {name: Path(FOLDER) / name / "kubelet" for name in sorted(names)})
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)

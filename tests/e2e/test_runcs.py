@@ -13,18 +13,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from builders.tools import apt, archives, container
+from builders.tools import apt, archives
 from builders.tools.cache import Cache
 from builders.tools.download import Downloader
-from tests import debian
-from tests.conftest import DATA, leave_out
-from tests.node import PACKAGES, Node, until
+from tests.conftest import DATA
+from tests.node import Node, until
 
 FOLDER = os.environ.get("NOKMEM_RUNCS", "")
 MIX = "/opt/mix.sh"
@@ -89,20 +87,13 @@ class Runcs:
 
 
 @pytest.fixture(scope="module")
-def runcs(request: pytest.FixtureRequest) -> Iterator[Runcs]:
-    problem = container.why_not()
-    if problem is not None:
-        leave_out(request, "container", problem.fact)
+def runcs(request: pytest.FixtureRequest, node: Node) -> Runcs:
     if FOLDER:
         files = {file.parent.name: file for file in Path(FOLDER).glob("*/runc")}
     else:
         files = {name: request.getfixturevalue(name) / "runc" for name in ("built", "stock")}
         files["bullseye"] = request.getfixturevalue("bullseye")
-    node = Node(debian.image(request, "nokmem/test-node", PACKAGES))
-    try:
-        yield Runcs(node, files)
-    finally:
-        node.close()
+    return Runcs(node, files)
 
 
 @pytest.fixture(scope="session")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from builders.tools import process
 from rollout.script import PARTS, script
+from tests.conftest import leave_out
 from tests.rollout import MANIFEST, manifest
 
 
-def test_shellcheck_finds_nothing_in_it(tmp_path: Path) -> None:
-    shellcheck = process.require("shellcheck", "to check the node script")
+def test_shellcheck_finds_nothing_in_it(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    shellcheck = shutil.which("shellcheck")
+    if shellcheck is None:
+        leave_out(request, "shellcheck", "it is not installed")
     path = tmp_path / "nokmem-rollout"
     path.write_text(script(MANIFEST))
     done = subprocess.run([shellcheck, path], capture_output=True, text=True, check=False)

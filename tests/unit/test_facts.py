@@ -40,7 +40,7 @@ EDITS = {
     "a key taken away": ("runc.toml", "repository =", "repositories ="),
     "an unknown way of nokmem": ("runc.toml", 'nokmem = "tag" }', 'nokmem = "perhaps" }'),
     "a fault mended in no release": ("runc.toml", 'fixed_in = "1.1.12"', 'fixed_in = "9.9"'),
-    "a fault of a release that is not there": ("runc.toml", '"1.0.0-rc9"]', '"1.0.0-rc09"]'),
+    "a fault of what is no release": ("runc.toml", '"1.0.0-rc9"]', '"1.0.0-rc09"]'),
     "a fix without evidence": ("debian/bullseye.toml", "fixes_evidence", "fixes_rumour"),
 }  # fmt: skip
 
