@@ -16,7 +16,7 @@ from tests.e2e.swap import DIST, KUBELET, RUNC, SCRIPT, STATE
 from tests.node import MINUTE, until
 from tests.rollout import Done, manifest
 
-#: Every moment of every step, and both ways out; else each step in one moment and one way.
+#: Every moment of every step, and both ways out; else every second step in one moment and one way.
 ALL = os.environ.get("NOKMEM_TEST_FAULTS") == "all"
 FORWARD = (
     "record", "backup", "place", "seed", "hold", "arm", "switch_runc", "stop_kubelet",
@@ -70,7 +70,7 @@ def kills() -> Iterator[tuple[str, str, tuple[str, str], str]]:
         back = BACK[number % len(BACK)]
         for which, moment in enumerate(MOMENTS):
             for other, way in enumerate(("resume", "rollback")):
-                if ALL or (which, other) == (number % len(MOMENTS), number % 2):
+                if ALL or (2 * which, 2 * other) == (number % 6, number % 4):
                     yield step, back, moment, way
 
 
@@ -157,7 +157,7 @@ def full(folder: str) -> str:
     return f"cat /dev/zero >{folder}/filler 2>/dev/null"
 
 
-@pytest.mark.parametrize("step", FORWARD if ALL else ["backup", "place", "verify", "finish"])
+@pytest.mark.parametrize("step", FORWARD if ALL else ["backup", "finish"])
 def test_no_room_for_the_state(step: str, old: Struck, sums: Sums) -> None:
     """Every write since that step fails; the journal has the room that was reserved for it."""
     old.node.run("mkdir", "-p", STATE)
