@@ -270,7 +270,9 @@ def everything_there_is(cache: Cache) -> tuple[set[str], list[str], list[str]]:
     """Run folders, mounts and containers: what a session could leave behind."""
     runs = {path.name for path in (cache.root / "runs").glob("*")}
     mounts = sorted(
-        line for line in Path("/proc/self/mountinfo").read_text().splitlines() if "nokmem" in line
+        line
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if str(cache.root / "runs") in line
     )
     containers = []
     if container.why_not() is None:
