@@ -7,6 +7,8 @@ that line what a test asked for: once, before the line is on the disk or after i
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,9 @@ KILL = "kill -9 $PPID; sleep 60"
 POWER = f"touch {CUT}; sleep 600"
 FEW = ("one", "several", "host")
 SICK = "/run/systemd/system/kubelet.service.d/99-sick.conf"
+UNIT = "/etc/systemd/system/kubelet.service.d/10-another.conf"
+#: Where kubelet is while it has a disk of its own.
+SMALL = "/opt/small"
 QUICK = ("--settle", "1", "--stable", "0", "--timeout", "20")
 
 
@@ -71,6 +76,33 @@ class Struck(Swap):
             "before", since, f"mkdir -p {SICK.rpartition('/')[0]} && cp /opt/fault/sick {SICK}"
         )
         self.strike("before", "back begun", f"rm -f {SICK}; systemctl daemon-reload")
+
+    @contextmanager
+    def begun(self, *lines: str) -> Iterator[None]:
+        """Kubelet is begun by a unit with other lines meanwhile."""
+        self.stop()
+        self.node.put("\n".join(("[Service]", *lines, "")).encode(), UNIT)
+        self.node.run("systemctl", "daemon-reload")
+        self.node.run("systemctl", "start", "kubelet")
+        try:
+            yield
+        finally:
+            self.stop()
+            self.node.run("rm", UNIT)
+            self.node.run("systemctl", "daemon-reload")
+            self.node.run("systemctl", "start", "kubelet")
+
+    @contextmanager
+    def small(self) -> Iterator[None]:
+        """Kubelet is on a disk of its own meanwhile, which can be full or read-only."""
+        self.node.run("mkdir", "-p", SMALL)
+        self.node.run("mount", "-t", "tmpfs", "-o", "size=400m", "none", SMALL)
+        try:
+            self.node.run("cp", KUBELET, f"{SMALL}/kubelet")
+            with self.begun("ExecStart=", f"ExecStart={SMALL}/kubelet $KUBELET_ARGS"):
+                yield
+        finally:
+            self.node.run("umount", "-l", SMALL)
 
     def struck(self) -> bool:
         """Whether all that was asked for has happened."""

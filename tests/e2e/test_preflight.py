@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -14,14 +14,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from rollout.script import script
-from tests.e2e.faults import QUICK, Struck
+from tests.e2e.faults import QUICK, SMALL, Struck
 from tests.e2e.lab import KUBECONFIG, NETWORK
 from tests.e2e.swap import DIST, KUBELET, SCRIPT
 from tests.node import until
 from tests.rollout import MANIFEST, Done, manifest
 
-UNIT = "/etc/systemd/system/kubelet.service.d/10-another.conf"
-SMALL = "/opt/small"
 CERTIFICATE = "/opt/cert.pem"
 OTHER = "/opt/other/nokmem-rollout"
 
@@ -33,28 +31,10 @@ def staged(struck: Struck) -> Struck:
     return struck
 
 
-def begun(lab: Struck, *lines: str) -> None:
-    """Kubelet, begun by a unit with other lines."""
-    lab.stop()
-    lab.node.put("\n".join(("[Service]", *lines, "")).encode(), UNIT)
-    lab.node.run("systemctl", "daemon-reload")
-    lab.node.run("systemctl", "start", "kubelet")
-
-
 @pytest.fixture
 def small(staged: Struck) -> Iterator[Struck]:
-    """A kubelet on a disk of its own."""
-    lab = staged
-    lab.node.run("mkdir", "-p", SMALL)
-    lab.node.run("mount", "-t", "tmpfs", "-o", "size=400m", "none", SMALL)
-    lab.node.run("cp", KUBELET, f"{SMALL}/kubelet")
-    begun(lab, "ExecStart=", f"ExecStart={SMALL}/kubelet $KUBELET_ARGS")
-    yield lab
-    lab.stop()
-    lab.node.run("rm", UNIT)
-    lab.node.run("systemctl", "daemon-reload")
-    lab.node.run("umount", "-l", SMALL)
-    lab.node.run("systemctl", "start", "kubelet")
+    with staged.small():
+        yield staged
 
 
 def refuses(lab: Struck, name: str, words: str, *more: str, path: str = SCRIPT) -> Done:
@@ -89,51 +69,28 @@ def test_who_is_not_root(staged: Struck) -> None:
 # ---- kubelet
 
 
-def hyperkube(lab: Struck) -> None:
-    lab.node.run("cp", KUBELET, "/opt/hyperkube")
-    begun(lab, "ExecStart=", "ExecStart=/opt/hyperkube $KUBELET_ARGS")
-
-
-def containerised(lab: Struck) -> None:
-    begun(lab, "ExecStart=", "ExecStart=/usr/bin/docker run --rm kubelet")
-
-
-def a_child_of_a_script(lab: Struck) -> None:
-    lab.node.put(b'#!/bin/sh\n/usr/bin/kubelet "$@"\n', "/opt/start", 0o755)
-    begun(lab, "ExecStart=", "ExecStart=/opt/start $KUBELET_ARGS")
-
-
-def stopped(lab: Struck) -> None:
-    lab.stop()
-
-
-def gone(lab: Struck) -> None:
-    lab.node.run("cp", KUBELET, "/opt/kubelet")
-    begun(lab, "ExecStart=", "ExecStart=/opt/kubelet $KUBELET_ARGS")
-    lab.node.run("rm", "/opt/kubelet")
-
-
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("before", "starts", "after", "words"),
     [
-        (hyperkube, "kubelet is a hyperkube (/opt/hyperkube)"),
-        (containerised, "starts kubelet in a container (/usr/bin/docker)"),
-        (a_child_of_a_script, "what kubelet.service runs is no kubelet"),
-        (stopped, "kubelet.service does not run"),
-        (gone, "the running kubelet's file is gone: /opt/kubelet"),
+        ("cp /usr/bin/kubelet /opt/hyperkube", "/opt/hyperkube $KUBELET_ARGS", ":",
+         "kubelet is a hyperkube (/opt/hyperkube)"),
+        (":", "/usr/bin/docker run --rm kubelet", ":",
+         "starts kubelet in a container (/usr/bin/docker)"),
+        (r"""printf '#!/bin/sh\n/usr/bin/kubelet "$@"\n' >/opt/start; chmod +x /opt/start""",
+         "/opt/start $KUBELET_ARGS", ":", "what kubelet.service runs is no kubelet"),
+        (":", "/usr/bin/kubelet $KUBELET_ARGS", "systemctl stop kubelet",
+         "kubelet.service does not run"),
+        ("cp /usr/bin/kubelet /opt/kubelet", "/opt/kubelet $KUBELET_ARGS", "rm /opt/kubelet",
+         "the running kubelet's file is gone: /opt/kubelet"),
     ],
-)
+)  # fmt: skip
 def test_a_kubelet_that_is_not_replaced(
-    make: Callable[[Struck], None], words: str, staged: Struck
+    before: str, starts: str, after: str, words: str, staged: Struck
 ) -> None:
-    make(staged)
-    try:
+    staged.node.run("sh", "-c", before)
+    with staged.begun("ExecStart=", f"ExecStart={starts}"):
+        staged.node.run("sh", "-c", after)
         refuses(staged, "kubelet", words)
-    finally:
-        staged.stop()
-        staged.node.run("rm", "-f", UNIT)
-        staged.node.run("systemctl", "daemon-reload")
-        staged.node.run("systemctl", "start", "kubelet")
 
 
 def test_a_unit_that_is_not_there(staged: Struck) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from rollout.script import script
 from tests.e2e.conftest import Sums
-from tests.e2e.faults import KILL, POWER, QUICK, Struck
+from tests.e2e.faults import KILL, POWER, QUICK, SMALL, Struck
 from tests.e2e.lab import MANIFESTS
 from tests.e2e.swap import DIST, KUBELET, RUNC, SCRIPT, STATE
 from tests.node import MINUTE, until
@@ -89,6 +89,16 @@ def test_killed(
     assert old.script("rollback").code == 60
     done = old.script(way)
     assert done.code == 0, done
+    kept(old, sums.old, before)
+
+
+def test_killed_and_a_child_of_it_lives_on(old: Struck, sums: Sums) -> None:
+    """It holds the lock until systemd has ended it, and nobody is told before that it is over."""
+    before = old.running()
+    deaf = "trap '' TERM; kill -9 $PPID; sleep 5"
+    old.strike("after", "forward switch_kubelet begin", deaf)
+    assert old.script("apply", *QUICK).code == 60
+    assert old.script("rollback").code == 0
     kept(old, sums.old, before)
 
 
@@ -174,46 +184,31 @@ def test_no_room_for_the_state(step: str, old: Struck, sums: Sums) -> None:
 
 
 @pytest.fixture
-def elsewhere(old: Struck) -> Iterator[Struck]:
-    """Its kubelet is on a disk of its own, which can be full or read-only."""
-    unit = "/etc/systemd/system/kubelet.service.d/10-elsewhere.conf"
-    text = "[Service]\nExecStart=\nExecStart=/opt/small/kubelet $KUBELET_ARGS\n"
-    old.stop()
-    old.node.run("mkdir", "-p", "/opt/small")
-    old.node.run("mount", "-t", "tmpfs", "-o", "size=300m", "none", "/opt/small")
-    old.node.run("cp", KUBELET, "/opt/small/kubelet")
-    old.node.put(text.encode(), unit)
-    old.node.run("systemctl", "daemon-reload")
-    old.node.run("systemctl", "start", "kubelet")
-    old.settle()
-    try:
+def small(old: Struck) -> Iterator[Struck]:
+    with old.small():
+        old.settle()
         yield old
-    finally:
-        old.stop()
-        old.node.run("rm", unit)
-        old.node.run("umount", "-l", "/opt/small")
-        old.node.run("systemctl", "daemon-reload")
-        old.swap("old")
+    old.settle()
 
 
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("forward place begin", full("/opt/small")),
-        ("forward place begin", "mount -o remount,ro /opt/small"),
-        ("forward switch_kubelet begin", "mount -o remount,ro /opt/small"),
+        ("forward place begin", full(SMALL)),
+        ("forward place begin", f"mount -o remount,ro {SMALL}"),
+        ("forward switch_kubelet begin", f"mount -o remount,ro {SMALL}"),
     ],
 )
-def test_kubelet_cannot_be_written(line: str, what: str, elsewhere: Struck, sums: Sums) -> None:
-    before = elsewhere.running()
-    elsewhere.strike("after", line, what)
-    done = elsewhere.script("apply", *QUICK)
+def test_kubelet_cannot_be_written(line: str, what: str, small: Struck, sums: Sums) -> None:
+    before = small.running()
+    small.strike("after", line, what)
+    done = small.script("apply", *QUICK)
     assert done.code == 30, done
     assert "could not be" in done.said["summary"]
-    assert elsewhere.running() == before
-    running = elsewhere.node.run("sh", "-c", "sha256sum /proc/$(pidof kubelet)/exe </dev/null")
+    assert small.running() == before
+    running = small.node.run("sh", "-c", "sha256sum /proc/$(pidof kubelet)/exe </dev/null")
     assert running.split()[0] == sums.old[0]
-    assert elsewhere.hashes()[2] == sums.old[2]
+    assert small.hashes()[2] == sums.old[2]
 
 
 # ---- a kubelet or an engine that is sick
@@ -351,13 +346,16 @@ def test_an_update_takes_the_fix_away(path: str, old: Struck, stock: Path, sums:
 def test_two_runs_at_once(old: Struck, sums: Sums) -> None:
     before = old.running()
     waits = "touch /opt/fault/waits; while [ -e /opt/fault/waits ]; do sleep 0.1; done"
-    old.strike("after", "forward backup begin", waits)
+    old.strike("after", "forward switch_runc begin", waits)
     with old.begin("apply", *QUICK) as first:
         until(
             lambda: old.node.run("ls", "/opt/fault/waits", check=False), "the first is on its way"
         )
         for command in ("apply", "rollback", "resume", "stage"):
             assert old.script(command).code == 40, command
+        beside = old.leftovers()
+        assert "/usr/bin/.kubelet.nokmem-new" in beside and "/usr/sbin/.runc.nokmem-new" in beside
+        assert "nokmem-rollout-boot.service" in beside
         old.node.run("rm", "/opt/fault/waits")
         assert first.wait() == 0
     kept(old, sums.new, before)
