@@ -118,12 +118,16 @@ def build(
     """
     facts = Facts(own_patches=options.patches)
     name = plan(request, options.patches).name
-    earlier = _standing(request, facts, dist / name)
-    if earlier is not None and earlier.same and not options.rebuild:
+    earlier = _earlier(dist / name)
+    profile_before = earlier.profile if earlier else ()
+    passed = 0
+    if earlier is not None and not options.rebuild:
+        passed = _standing(request, facts, dist / name, earlier)
+    if passed:
         terminal.say("this very build stands there, whole; --rebuild makes it anew")
         with suppress(BusyError, MachineError), manifest.hold(dist, name):
             pass  # only to remove what a killed run left
-        return Built(dist / name, earlier.checks, earlier.profile, ())
+        return Built(dist / name, passed, profile_before, ())
     with ExitStack() as stack:
         stack.enter_context(_full_disk_named(dist, cache.root))
         builder = choose(options.builder, cache, terminal)
@@ -161,7 +165,7 @@ def build(
         described = write_papers(decided, binaries, folder, builder.name, profile)
         place = manifest.put_in_place(folder, dist / name, described)
         _failed_log(dist, name).unlink(missing_ok=True)
-        return Built(place, len(report.checks), earlier.profile if earlier else (), profile)
+        return Built(place, len(report.checks), profile_before, profile)
 
 
 def write_papers(
@@ -180,25 +184,22 @@ def write_papers(
     return manifest.with_files(described, folder)
 
 
-@dataclass(frozen=True)
-class _Standing:
-    """What stands in the place of a build: whether it is the `same`, how many checks it passed,
-    and what its phases took."""
-
-    same: bool
-    checks: int
-    profile: tuple[tuple[str, float], ...]
+def _earlier(place: Path) -> Manifest | None:
+    """The manifest of what stands there, None where it is not whole."""
+    try:
+        return manifest.read(place)
+    except (NokmemError, OSError):
+        return None
 
 
-def _standing(request: BuildRequest, facts: Facts, place: Path) -> _Standing | None:
-    """What an earlier build left there, None where it is not whole.
+def _standing(request: BuildRequest, facts: Facts, place: Path, described: Manifest) -> int:
+    """How many checks what stands there passes, 0 where it is not the very build that is asked for.
 
-    It is the same if the request, each "auto" in it as it was settled then, plans exactly that,
+    It is that if the request, each "auto" in it as it was settled then, plans exactly that,
     and if all papers say what they would say now. Nothing is taken on the folder's word but what
     the binaries printed where they were built, and the versions of what their sources vendor.
     """
     try:
-        described = manifest.read(place)
         then, may, settled = described.request, choices(request, facts), request
         if then.kubernetes_source in may.kubernetes_source:
             settled = dataclasses.replace(settled, kubernetes_source=then.kubernetes_source)
@@ -207,23 +208,20 @@ def _standing(request: BuildRequest, facts: Facts, place: Path) -> _Standing | N
         if (then.toolchain, then.go) in may.compiler:
             settled = dataclasses.replace(settled, toolchain=then.toolchain, go=then.go)
         planned = resolve(settled, facts)
+        if (place / PLAN).read_bytes() != planned.to_json().encode():
+            return 0
         prints = {row["name"]: tuple(row["prints"]) for row in described.data["binaries"]}
         items = [
             (dataclasses.replace(binary, says=prints[binary.name]), expected)
             for binary, expected in _items(described, planned, place)
         ]
         report = checks.prove(items, planned.target)
-        texts = [(place / name).read_bytes() for name in (PLAN, REPORT)]
+        if not report.passed or (place / REPORT).read_bytes() != report.to_json().encode():
+            return 0
         papers = _papers(described, planned, [binary for binary, _ in items], place)
     except (NokmemError, OSError):
-        return None
-    profile = tuple((row["phase"], row["seconds"]) for row in described.data["profile"])
-    same = (
-        report.passed
-        and texts == [text.encode() for text in (planned.to_json(), report.to_json())]
-        and all(check.passed for check in papers)
-    )
-    return _Standing(same, len(report.checks), profile)
+        return 0
+    return len(report.checks) if all(check.passed for check in papers) else 0
 
 
 def _papers(

@@ -118,6 +118,11 @@ class Manifest:
         return str(self.data["kubernetes"])
 
     @property
+    def profile(self) -> tuple[tuple[str, float], ...]:
+        """Each phase of the build, and the seconds that it took."""
+        return tuple((row["phase"], row["seconds"]) for row in self.data["profile"])
+
+    @property
     def request(self) -> BuildRequest:
         """What was asked for, with nothing left open."""
         row: dict[str, Any] = dict(self.data["request"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import secrets
 import shlex
+import tarfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -27,6 +29,31 @@ KILLED = 137
 LINK_MEMORY = 2 << 30
 #: After so many days Go, too, takes what nobody used out of its cache.
 UNUSED_DAYS = 5
+
+#: Each file of an archive over the one of its name below /, which keeps its mode.
+LAY_OVER = r"""
+mkdir "$0"
+tar -xf "$0.tar" -C "$0" --no-same-owner
+cd "$0"
+find . -type f -exec sh -ec '
+    cd /
+    for name; do
+        mkdir -p "${name%/*}"
+        cat "$0/$name" >"$name"
+    done' "$0" {} +
+rm -rf "$0" "$0.tar"
+"""
+LINK = 'mkdir -p "${0%/*}" "$1"; ln -s "$1" "$0"'
+#: What nobody used for $1 days goes.
+FORGET = 'mkdir -p "$0"; find "$0" -type f -mtime "+$1" -delete'
+#: Unpack what is kept, if it is; both files are used then.
+ABSENT = 3
+UNPACK = f'test -e "$0" || exit {ABSENT}; tar -xzf "$0"; touch -c "$0" "$1"'
+#: Keep at once, because another build may be reading the one before.
+KEEP_NEW = (
+    'find . -newermt @0 ! -type d -print0 | tar -c -I "gzip -1" --null -T - >"$1"; mv "$1" "$0"'
+)
+KEEP_TEXT = 'gzip -n "$1"; mv "$1.gz" "$0"'
 
 OnOutput = Callable[[str], None]
 OnPackage = Callable[[str], None]
@@ -75,16 +102,14 @@ def compile_component(
     Every line of output goes to `on_line`, every compiled package's path to `on_package`.
     Raises CompileError with the last lines and the command.
     """
-    root = component.folder
     _lay(component, source, session, on_line)
     if component.generate:
         try:
-            _generate(component, patched, session, on_line)
+            _generate(component, source, patched, session, on_line)
         except CompileError as error:  # a patch may be what it lacks: as upstream does it then
             on_line(f"nothing is generated before the patches: {error.fact}")
-            _run(session, component, ["rm", "-rf", root], WORK, on_line)
-            _lay(component, source, session, on_line)
-    _lay_over(component, patched, session, on_line)
+            _lay_anew(component, source, session, on_line)
+    _lay_patched(component, patched, session, on_line)
 
     def take(line: str) -> None:
         on_line(line)
@@ -118,24 +143,38 @@ def lay(
 ) -> None:
     """Unpack the source, and lay the `patched` files over it (None removes one)."""
     _lay(component, source, session, on_line)
-    _lay_over(component, patched, session, on_line)
+    _lay_patched(component, patched, session, on_line)
 
 
-def _lay_over(
+def _lay_patched(
     component: ComponentPlan,
     patched: Mapping[str, bytes | None],
     session: Session,
     on_line: OnOutput,
 ) -> None:
     """The files that patches left, as the newest of all; None removes one."""
-    root = component.folder
-    for name, content in patched.items():
-        if content is not None:
-            session.put(content, f"{root}/{name}")
-    for argv, gone in ((["touch"], False), (["rm"], True)):
-        names = [f"{root}/{name}" for name, content in patched.items() if (content is None) == gone]
-        if names:
-            _run(session, component, [*argv, *names], WORK, on_line)
+    there = {f"{component.folder}/{name}": content for name, content in patched.items()}
+    left = {path: content for path, content in there.items() if content is not None}
+    _lay_over(component, left, session, on_line)
+    if there.keys() > left.keys():
+        _run(session, component, ["rm", "-f", *(there.keys() - left.keys())], WORK, on_line)
+
+
+def _lay_over(
+    component: ComponentPlan, files: Mapping[str, bytes], session: Session, on_line: OnOutput
+) -> None:
+    """Write files, by their paths in the room, all in one journey."""
+    if not files:
+        return
+    with io.BytesIO() as packed:
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for path, content in files.items():
+                entry = tarfile.TarInfo(path.lstrip("/"))
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+        place = f"{WORK}/{component.name}/over"
+        session.put(packed.getvalue(), f"{place}.tar")
+    _run(session, component, ["sh", "-ec", LAY_OVER, place], WORK, on_line)
 
 
 def _lay(component: ComponentPlan, source: SourceTree, session: Session, on_line: OnOutput) -> None:
@@ -146,19 +185,24 @@ def _lay(component: ComponentPlan, source: SourceTree, session: Session, on_line
     for argv in (
         ["install", "-d", root, TMP],
         ["tar", "-xf", archive, "-C", root, "--no-same-owner", strip],
-        ["rm", archive],
     ):
         _run(session, component, argv, WORK, on_line)
-    for place, text in component.files.items():
-        session.put(text.encode(), place)
+    files = {place: text.encode() for place, text in component.files.items()}
+    _lay_over(component, files, session, on_line)
     for place, link_target in component.links.items():
-        folders = ["install", "-d", os.path.dirname(place), link_target]
-        for argv in (folders, ["ln", "-s", link_target, place]):
-            _run(session, component, argv, WORK, on_line)
+        _run(session, component, ["sh", "-ec", LINK, place, link_target], WORK, on_line)
+
+
+def _lay_anew(
+    component: ComponentPlan, source: SourceTree, session: Session, on_line: OnOutput
+) -> None:
+    _run(session, component, ["rm", "-rf", component.folder], WORK, on_line)
+    _lay(component, source, session, on_line)
 
 
 def _generate(
     component: ComponentPlan,
+    source: SourceTree,
     patched: Mapping[str, bytes | None],
     session: Session,
     on_line: OnOutput,
@@ -167,36 +211,41 @@ def _generate(
     made here and kept. All is of one age then, and upstream's own rules find nothing to do.
 
     Nothing is done where the patches touch what is read for it: a rule looks no further than to
-    the imports of a package, and would leave some of it as it was.
+    the imports of a package, and would leave some of it as it was. What is read is kept, too.
     """
     root, kept = component.folder, component.generated
-    part = f"{kept}.{secrets.token_hex(8)}"
+    known, part = f"{kept}.reads.gz", f"{kept}.{secrets.token_hex(8)}"
 
     def run(*argv: str, to: OnOutput = on_line) -> None:
         _run(session, component, list(argv), root, to)
 
+    def code(*argv: str, to: OnOutput | None = None) -> int:
+        environment = component.environment
+        return session.run(argv, environment=environment, folder=root, on_line=to).exit_code
+
     def age() -> None:
         run("find", ".", "-exec", "touch", "-h", "-d", "@0", "{}", "+")
 
+    run("sh", "-ec", FORGET, GENERATED, str(UNUSED_DAYS))
     if patched:
         reads: list[str] = []
-        run(*component.reads, to=reads.append)
+        if code("gzip", "-cd", known, to=reads.append):
+            reads.clear()
+            run(*component.reads, to=reads.append)
+            session.put("\n".join(reads).encode(), part)
+            run("sh", "-ec", KEEP_TEXT, known, part)
         touched = [name for name, content in patched.items() if _is_read(name, content, reads)]
         if touched or not reads:
             on_line(f"what is generated may depend on the patches: {', '.join(touched)}")
             return
-    run("install", "-d", GENERATED)
-    run("find", GENERATED, "-type", "f", "-mtime", f"+{UNUSED_DAYS}", "-delete")
-    if session.run(["gzip", "-t", kept], environment=component.environment).ok:
-        run("touch", kept)
-        run("tar", "-xzf", kept)
-    else:
+    unpacked = code("sh", "-ec", UNPACK, kept, known)
+    if unpacked not in (0, ABSENT):  # it is damaged, and some of it is there
+        run("rm", "-f", kept)
+        _lay_anew(component, source, session, on_line)
+    if unpacked != 0:
         age()
         run(*component.generate)
-        run("find", ".", "-newermt", "@0", "!", "-type", "d", "-fprint0", f"{root}.new")
-        run("tar", "-cf", part, "--null", "-T", f"{root}.new")
-        run("gzip", "-1", part)
-        run("mv", f"{part}.gz", kept)  # at once: another build may be reading the one before
+        run("bash", "-ec", f"set -o pipefail; {KEEP_NEW}", kept, part)
     age()
 
 

@@ -13,6 +13,7 @@ import pwd
 import re
 import stat
 import tarfile
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -399,6 +400,7 @@ def _tar_stream(source: Path | bytes, name: str) -> Iterator[bytes]:
     """A tar of one file, never whole in memory."""
     member = tarfile.TarInfo(name)
     member.mode, member.uid, member.gid = 0o644, BUILDER_ID, BUILDER_ID
+    member.mtime = int(time.time())
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         member.size = file.seek(0, io.SEEK_END)
         file.seek(0)

@@ -14,6 +14,8 @@ from tests.conftest import REQUEST, VERSION
 from tests.integration import small
 from tests.integration.test_bad_days import Run
 
+#: What happens in a room is the same in both; that both keep and find it is seen by the others.
+embedded = pytest.mark.parametrize("builder", ["rootfs"], indirect=True)
 PLAIN, CHANGED = "// plain", "// changed"
 BASE = ("pkg/base/base.go", "plain", "changed")
 
@@ -40,10 +42,11 @@ class Bench:
         return self.end(self.start("dist", *more), "dist")
 
     def patched(self, name: str, old: str, new: str) -> tuple[bytes, str]:
-        return self.build("--patches", small.series(self._folder / "series", name, old, new))
+        folder = self._folder / secrets.token_hex(4)
+        return self.build("--patches", small.series(folder, name, old, new))
 
-    def kept(self) -> set[str]:
-        return set(self.inside("ls", GENERATED))
+    def kept(self, what: str = ".tar.gz") -> set[str]:
+        return {name for name in self.inside("ls", GENERATED) if name.endswith(what)}
 
     def inside(self, *argv: str) -> list[str]:
         """What a command prints in a room of this builder."""
@@ -68,6 +71,7 @@ def test_it_is_generated_once(bench: Bench) -> None:
     assert "generating" not in log and again == first
 
 
+@embedded
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [BASE, ("pkg/api/note.txt", "text", "changed"), ("cmd/main.go", "main()", "main() /*+k8s:*/")],
@@ -90,6 +94,7 @@ def test_another_patch_lets_it_be(bench: Bench) -> None:
     assert "generating" not in log and PLAIN.encode() in changed
 
 
+@embedded
 def test_a_first_build_with_such_a_patch_keeps_nothing(bench: Bench) -> None:
     before = bench.kept()
     _, log = bench.patched(*BASE)
@@ -97,6 +102,7 @@ def test_a_first_build_with_such_a_patch_keeps_nothing(bench: Bench) -> None:
     assert bench.kept() == before
 
 
+@embedded
 @pytest.mark.parametrize(
     "damage",
     [
@@ -117,6 +123,22 @@ def test_a_damaged_one_is_made_anew(damage: list[str], bench: Bench) -> None:
     assert "generating" not in log and again == first
 
 
+def test_what_is_read_is_asked_once(bench: Bench) -> None:
+    """And again where the answer is damaged: half of it would miss what a patch touches."""
+    before = bench.kept(".reads.gz")
+    other = ("cmd/main.go", '"Kubernetes "', '"Kubernetes " + ""')
+    bench.patched(*other)
+    (mine,) = bench.kept(".reads.gz") - before
+    asked = bench.inside("stat", "-c", "%i", f"{GENERATED}/{mine}")
+    _, log = bench.patched(*BASE)
+    assert log.count("generating of") == 1 and f"may depend on the patches: {BASE[0]}" in log
+    assert bench.inside("stat", "-c", "%i", f"{GENERATED}/{mine}") == asked
+    bench.inside("truncate", "-s", "-9", f"{GENERATED}/{mine}")
+    _, log = bench.patched(*BASE)
+    assert log.count("generating of") == 1 and f"may depend on the patches: {BASE[0]}" in log
+    assert bench.inside("stat", "-c", "%i", f"{GENERATED}/{mine}") != asked
+
+
 def test_two_builds_at_once_keep_one(builder: Builder, tmp_path: Path) -> None:
     bench = Bench(builder, tmp_path, before="sleep 3")
     before = bench.kept()
@@ -128,6 +150,7 @@ def test_two_builds_at_once_keep_one(builder: Builder, tmp_path: Path) -> None:
     assert "generating" not in log and again == built[0][0]
 
 
+@embedded
 def test_what_cannot_be_generated_before_the_patches_is_after_them(
     builder: Builder, tmp_path: Path
 ) -> None:
@@ -138,6 +161,7 @@ def test_what_cannot_be_generated_before_the_patches_is_after_them(
     assert PLAIN.encode() in built and bench.kept() == before
 
 
+@embedded
 def test_what_nobody_used_for_days_goes(bench: Bench) -> None:
     old, young = f"{GENERATED}/old.tar.gz", f"{GENERATED}/young.tar.gz"
     bench.inside("touch", "-d", "7 days ago", old)
@@ -147,6 +171,7 @@ def test_what_nobody_used_for_days_goes(bench: Bench) -> None:
     bench.inside("rm", young)
 
 
+@embedded
 def test_where_nothing_says_what_is_read_a_patch_has_it_made_anew(
     builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -343,9 +343,10 @@ def read_everywhere(files: Mapping[str, bytes]) -> None:
     with folder() as place:
         for name, content in files.items():
             (place / name).write_bytes(content)
-        if isinstance(proper(partial(manifest.read, place)), NokmemError):
+        described = proper(partial(manifest.read, place))
+        if isinstance(described, NokmemError):
             return
-        proper(partial(pipeline._standing, REQUEST, FACTS, place))
+        proper(partial(pipeline._standing, REQUEST, FACTS, place, described))
         proper(partial(pipeline.verify, place))
 
 
