@@ -102,10 +102,12 @@ def compile_component(
     Every line of output goes to `on_line`, every compiled package's path to `on_package`.
     Raises CompileError with the last lines and the command.
     """
+    command = list(component.command)
     _lay(component, source, session, on_line)
     if component.generate:
         try:
-            _generate(component, source, patched, session, on_line)
+            if _generate(component, source, patched, session, on_line):
+                command[1:1] = ["-o", component.generate[-1]]  # there is nothing to do in it
         except CompileError as error:  # a patch may be what it lacks: as upstream does it then
             on_line(f"nothing is generated before the patches: {error.fact}")
             _lay_anew(component, source, session, on_line)
@@ -116,7 +118,7 @@ def compile_component(
         if PACKAGE.fullmatch(line):
             on_package(line)
 
-    _run(session, component, list(component.command), component.folder, take)
+    _run(session, component, command, component.folder, take)
     path = folder / component.name
     session.get(component.output, path)
     path.chmod(0o755)
@@ -206,12 +208,13 @@ def _generate(
     patched: Mapping[str, bytes | None],
     session: Session,
     on_line: OnOutput,
-) -> None:
+) -> bool:
     """Leave in the untouched tree what upstream generates in it: as an earlier room kept it, or
-    made here and kept. All is of one age then, and upstream's own rules find nothing to do.
+    made here and kept. All is of one age then: upstream's own rules would find nothing to do.
 
-    Nothing is done where the patches touch what is read for it: a rule looks no further than to
-    the imports of a package, and would leave some of it as it was. What is read is kept, too.
+    False where the patches touch what is read for it, and nothing is done: a rule looks no
+    further than to the imports of a package, and would leave some of it as it was. What is read
+    is kept, too.
     """
     root, kept = component.folder, component.generated
     known, part = f"{kept}.reads.gz", f"{kept}.{secrets.token_hex(8)}"
@@ -237,7 +240,7 @@ def _generate(
         touched = [name for name, content in patched.items() if _is_read(name, content, reads)]
         if touched or not reads:
             on_line(f"what is generated may depend on the patches: {', '.join(touched)}")
-            return
+            return False
     unpacked = code("sh", "-ec", UNPACK, kept, known)
     if unpacked not in (0, ABSENT):  # it is damaged, and some of it is there
         run("rm", "-f", kept)
@@ -247,6 +250,7 @@ def _generate(
         run(*component.generate)
         run("bash", "-ec", f"set -o pipefail; {KEEP_NEW}", kept, part)
     age()
+    return True
 
 
 def _is_read(name: str, content: bytes | None, reads: Collection[str]) -> bool:

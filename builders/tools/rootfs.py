@@ -208,7 +208,12 @@ class RootfsSession:
         words = [*self._prefix, "env", "-i", "-C", folder, *pairs, *argv]
         if self._stopped:
             raise InterruptedError("this room is closed")
-        return process.run(words, on_line=on_line, on_start=self._kills.append)
+        return process.run(words, on_line=on_line, on_start=self._started)
+
+    def _started(self, kill: Callable[[], None]) -> None:
+        self._kills.append(kill)
+        if self._stopped:  # it was, since that was asked
+            kill()
 
     def stop(self) -> None:
         self._stopped = True

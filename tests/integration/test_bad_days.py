@@ -332,7 +332,7 @@ def test_a_full_volume_of_the_engine_is_named(
     with engine() as client:
         volume = client.volumes.create(prefix + plan.toolchain.key[:16], driver_opts=options)
         try:
-            one = small.make(tmp_path, generate="head -c 9m /dev/zero > pkg/api/large")
+            one = small.make(tmp_path, generate="head -c 9m /dev/urandom > pkg/api/large")
             run = build(tmp_path / "d", one, "container", front=front)
             assert run.end() == 4, run.text
         finally:

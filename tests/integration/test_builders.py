@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,6 +148,24 @@ def test_an_error_inside_a_session_cleans_up_too(builder: Builder, key: str, cac
         session.put(b"x", "/build/x")
         raise ZeroDivisionError
     assert everything_there_is(cache) == before
+
+
+def test_a_command_that_begins_while_its_room_closes_ends(
+    rootfs_builder: rootfs.Rootfs, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when one of two that compile fails while the other is between two commands."""
+    with rootfs_builder.start(key, Limits()) as session:
+        begin = process.run
+
+        def late(*words: Any, **more: Any) -> process.Result:
+            session.stop()
+            return begin(*words, **more)
+
+        monkeypatch.setattr(process, "run", late)
+        began = time.monotonic()
+        assert not session.run(["sleep", "60"], environment=NOTHING).ok
+        assert time.monotonic() - began < 50
+        monkeypatch.undo()
 
 
 def test_an_interrupted_command_leaves_nothing_running(
