@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.e2e.lab import Lab
 from tests.node import Node
-from tests.rollout import Done, understood
+from tests.rollout import TOOLS, Done, understood
 
 DIST, STATE = "/opt/dist", "/var/lib/nokmem"
 SCRIPT = f"{DIST}/nokmem-rollout"
@@ -16,13 +16,15 @@ KUBELET, RUNC = "/usr/bin/kubelet", "/usr/sbin/runc"
 
 class Swap(Lab):
     """The lab with files where a node has them: a kubelet in /usr/bin, a runc that leaks in
-    /usr/sbin, the dist folder in /opt."""
+    /usr/sbin, the dist folder in /opt; and with the programs of another age, if there are any."""
 
     def __init__(self, node: Node, kubelets: dict[str, Path], dist: Path, leaking: Path) -> None:
         super().__init__(node, kubelets)
         for name in ("kubelet", "runc", "nokmem-rollout"):
             node.put(dist / name, f"{DIST}/{name}", 0o755)
         node.put(leaking, "/opt/leaking/runc", 0o755)
+        for program in Path(TOOLS).iterdir() if TOOLS else ():
+            node.put(program, f"/usr/bin/{program.name}", 0o755)
 
     def place(self, build: str) -> None:
         self.node.run("rm", "-f", KUBELET)
