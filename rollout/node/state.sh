@@ -126,4 +126,10 @@ digest() {
 }
 
 # is FILE SHA256
-is() { [ -f "$1" ] && [ "$(digest "$1" 2>/dev/null)" = "$2" ]; }
+declare -A IS=()
+is() { [ -f "$1" ] && [ "$(digest "$1" 2>/dev/null)" = "$2" ] && IS[_$2]=$1; }
+
+# runs PID SHA256: whether it is that executable. One file is read once: nobody writes into what runs.
+runs() {
+    [ "/proc/$1/exe" -ef "${IS[_$2]-}" ] || [ "$(digest "/proc/$1/exe" 2>/dev/null)" = "$2" ]
+}

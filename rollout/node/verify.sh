@@ -43,7 +43,7 @@ await_kubelet() {
             fi
         fi
         if [ "${pid:-0}" != 0 ] && look_at_kubelet && healthy; then
-            [ "$(digest "/proc/$pid/exe" 2>/dev/null)" = "$1" ] && return 0
+            runs "$pid" "$1" && return 0
             TROUBLE="the kubelet that runs is not the file that was put into place"
             return 1
         fi
