@@ -118,9 +118,15 @@ class Struck(Swap):
     def cut_power(self, *words: str) -> None:
         """Begin that, take the node's power where it waits for it, and start the node anew."""
         terminal = self.begin(*words)
+        self.lose_power()
+        terminal.wait()
+
+    def lose_power(self, boots: int = 1) -> None:
+        """Where the node waits for it, in this boot or after `boots` - 1 more, and start it anew."""
+        for _ in range(boots - 1):
+            self.node.reboot()
         until(lambda: self.node.run("ls", CUT, check=False), "it has come so far", MINUTE)
         self.node.reboot()
-        terminal.wait()
         self.node.run("rm", CUT)
 
     def at_rest(self) -> str:
