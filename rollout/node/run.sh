@@ -177,6 +177,7 @@ work() {
             undo "$TROUBLE"
         fi
     done
+    [ -n "$(plan confirm)" ] || let_go
     local more=''
     [ -z "$(plan confirm)" ] || more="; rolled back unless nokmem-rollout confirm is called within the $(plan confirm) s that began with the switch"
     case $VERDICT in
@@ -204,6 +205,7 @@ go_back() {
     for one in $BACK_STEPS; do
         step back "$one" || { leave_running; return 1; }
     done
+    let_go
 }
 
 leave_running() {
@@ -220,7 +222,10 @@ resume() {
     RUN=$(current) || result $ALREADY "nothing was begun here"
     state=$(state_of "$RUN")
     case $state in
-    finished | undone) result $ALREADY "run ${RUN##*/} is finished: $state" ;;
+    finished | undone)
+        [ -n "$DRY_RUN" ] || let_go
+        result $ALREADY "run ${RUN##*/} is finished: $state"
+        ;;
     unconfirmed) result $ALREADY "run ${RUN##*/} waits for its confirmation: nokmem-rollout confirm, or rollback" ;;
     waiting) result $ALREADY "run ${RUN##*/} waits for the next boot" ;;
     esac
@@ -292,6 +297,7 @@ confirm() {
     [ -z "$DRY_RUN" ] || result $DONE "would confirm run ${RUN##*/}"
     note forward confirmed ok || result $REFUSED "$RUN/journal cannot be written"
     clean_up
+    let_go
     result $DONE "run ${RUN##*/} stays"
 }
 
@@ -324,6 +330,13 @@ CONF
 }
 
 remove_boot_unit() { rm -f $BOOT_WANTED $BOOT_UNIT $BOOT_UNIT.part.* "${BOOT_WANTED%/*}"/.nokmem-sync.* "${BOOT_UNIT%/*}"/.nokmem-sync.*; }
+
+# let_go: nothing waits for a boot or for the timer any more. Not before the journal says that all is done: what a
+# loss of power cuts off before that is finished at the boot.
+let_go() {
+    remove_boot_unit && systemctl daemon-reload || finding warn leftovers "$BOOT_UNIT could not be removed"
+    disarm
+}
 
 # boot: before kubelet and engine start: the files become those that should be there, whole; the rest of
 # the work waits until they run. Nobody confirmed before this boot: what was swapped goes back.

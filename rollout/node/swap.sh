@@ -282,7 +282,7 @@ others_swapped() {
     done <"$STATE/swapped"
 }
 
-# clean_up: what is beside the targets, also what a kill left, and the unit for the next boot. The backup stays.
+# clean_up: what is beside the targets, also what a kill left. The backup stays.
 clean_up() {
     local target
     while IFS= read -r target; do
@@ -290,8 +290,6 @@ clean_up() {
             finding warn leftovers "what stands beside $target could not be removed"
     done < <(targets)
     rm -rf "$STATE"/{,staged/,runs/*/}{.nokmem-sync.*,*.part.*} "$RUN/backup.part" "$ADOPTION".part.* || true
-    remove_boot_unit && systemctl daemon-reload || finding warn leftovers "$BOOT_UNIT could not be removed"
-    disarm
 }
 
 # ---- back

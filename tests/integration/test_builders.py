@@ -286,8 +286,10 @@ def owned(session: Session, path: str) -> bool:
 
 
 def everything_there_is(cache: Cache) -> tuple[set[str], list[str], list[str]]:
-    """Run folders, mounts and containers: what a session could leave behind."""
-    runs = {path.name for path in (cache.root / "runs").glob("*")}
+    """Run folders, mounts, containers and volumes: what sessions of this cache could leave. What
+    a living run has is not left."""
+    folders = (cache.root / "runs").glob("*")
+    runs = {path.name for path in folders if not cache.is_running(path.stem) and path.exists()}
     mounts = sorted(
         line
         for line in Path("/proc/self/mountinfo").read_text().splitlines()
@@ -296,8 +298,11 @@ def everything_there_is(cache: Cache) -> tuple[set[str], list[str], list[str]]:
     containers = []
     if container.why_not() is None:
         builder = container.ContainerBuilder(cache)
-        containers = sorted(str(row.id) for row in builder._client.containers.list(all=True))
-        containers += sorted(str(row.id) for row in builder._client.volumes.list())
+        mine = f"{container.LABEL}.cache={cache.identity}"
+        listed = builder._client.containers.list(all=True, filters={"label": mine})
+        containers = sorted(str(row.id) for row in listed)
+        unused = builder._client.volumes.list(filters={"dangling": True})
+        containers += sorted(str(row.id) for row in unused)
         builder.close()
     return runs, mounts, containers
 

@@ -338,16 +338,21 @@ def test_nothing_stays_of_an_image_whose_making_is_struck(
         "ContainerBuilder(Cache(Path(sys.argv[1]))).make('e' * 64, recipe, id)\n"
     )
     with engine() as client:
-        before = {one.id for one in client.containers.list(all=True)}
+
+        def made() -> list[str]:
+            every = client.containers.list(all=True, ignore_removed=True)
+            return [str(one.id) for one in every if SLEEP in str(one.attrs["Config"]["Cmd"])]
+
         words = [sys.executable, "-c", program, str(tmp_path)]
         as_in_a_terminal = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         with subprocess.Popen(
             words, cwd=ROOT, stderr=subprocess.DEVNULL, preexec_fn=as_in_a_terminal
         ) as child:
             until(sleeping)
+            assert made()
             child.send_signal(number)
         with closing(container.ContainerBuilder(Cache(tmp_path))) as next_one:
             next_one.sweep()
         until(lambda: not sleeping())
-        until(lambda: {one.id for one in client.containers.list(all=True)} <= before)
+        until(lambda: not made())
     assert list((tmp_path / "runs").iterdir()) == []
