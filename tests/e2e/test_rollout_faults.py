@@ -102,6 +102,18 @@ def test_killed_and_a_child_of_it_lives_on(old: Struck, sums: Sums) -> None:
     kept(old, sums.old, before)
 
 
+def test_killed_with_all_done_and_noted(old: Struck, sums: Sums) -> None:
+    """There is nothing to go on with, but what waits for the boot is taken away."""
+    before = old.running()
+    ways = {"forward": (("apply", *QUICK), sums.new), "back": (("rollback",), sums.old)}
+    for direction, (words, hashes) in ways.items():
+        old.strike("after", f"{direction} finish ok", KILL)
+        assert old.script(*words).code == 60
+        assert old.leftovers()
+        assert old.script("resume").code == 10
+        kept(old, hashes, before)
+
+
 AFTER_THE_BOOT = "forward switch_kubelet begin"
 
 
