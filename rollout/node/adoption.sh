@@ -86,8 +86,8 @@ CONF
 # state_build: which kubelet the state says ran last.
 state_build() { sed -n 's/^ "build": "\([^"]*\)",*$/\1/p' "$ADOPTION" 2>/dev/null | head -n 1; }
 
-# kept_ids: the containers that the state keeps, an id a line.
-kept_ids() { grep -o '^  "[a-z-]*://[0-9a-f]*"' "$ADOPTION" 2>/dev/null | sed 's,.*://,,; s/"$//'; }
+# kept_ids: the containers that the state keeps, an id a line; those of which it has but the image are not kept.
+kept_ids() { sed -n 's,^  "[a-z-]*://\([0-9a-f]*\)": {.*,\1,p' "$ADOPTION" 2>/dev/null; }
 
 # expected BUILD: a line "id hash" for each container of which that build noted what it expects.
 expected() {

@@ -150,10 +150,11 @@ def test_who_restarts_is_said_before_and_by_name(old: Swap) -> None:
     assert back.code == 20, back
     since = back.finding("restart").rpartition("born since: ")[2].split(", ")
     assert sorted(since) == ["default/later-node/POD", "default/later-node/app"]
-    # until kubelet has noted what it expects of the new pod, nobody can know of that one
-    until(lambda: "later" not in old.script("retire").finding("restart"), "it is noted")
+    born = f"docker://{old.running()['later', 'app'].id}"
+    until(lambda: born in old.state()["images"], "the new kubelet notes what its own runs")
     retired = old.script("retire")
     assert retired.code == 20 and "default/one-node/app" in retired.finding("restart")
+    assert "later" not in retired.finding("restart")
     assert old.running().items() >= before.items()
     assert old.script("retire", "--accept", "restart").code == 0
     old.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import signal
@@ -181,3 +182,12 @@ def test_no_secret_of_an_address_is_shown(room: Room) -> None:
     for words in (("stage",), ("stage", "--dry-run"), ("apply",)):
         done = room.ask(*words, "--from", "http://user:secret@localhost:1/x")
         assert "secret" not in str(done.said) + done.progress
+
+
+def test_what_is_kept_is_counted_and_not_what_a_kubelet_noted_of_its_own(room: Room) -> None:
+    kept = {"docker://aa": {"expected": {"v1.20.2+nokmem.1": 7}}, "cri-o://bb": {}}
+    images = {f"docker://{name}": "app:1" for name in ("aa", "cc", "dd")}
+    state = {"schema": 1, "build": "v1.20.2+nokmem.1", "containers": kept, "images": images}
+    (room.lib / "kubelet").mkdir()
+    (room.lib / "kubelet/version-cache.json").write_text(json.dumps(state, indent=1))
+    assert room.ask("status").said["facts"]["adoption"] == "v1.20.2+nokmem.1, 2 containers kept"
