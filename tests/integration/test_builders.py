@@ -139,6 +139,7 @@ def test_sessions_are_empty_at_the_start_and_gone_at_the_end(
         with builder.start(key, Limits()) as session:
             assert output(session, "ls", "-A", "/build") == []
             session.put(b"x", "/build/x")
+            assert everything_there_is(cache) != before, "what lies about would not be seen"
     assert everything_there_is(cache) == before
 
 
@@ -286,10 +287,15 @@ def owned(session: Session, path: str) -> bool:
 
 
 def everything_there_is(cache: Cache) -> tuple[set[str], list[str], list[str]]:
-    """Run folders, mounts, containers and volumes: what sessions of this cache could leave. What
-    a living run has is not left."""
-    folders = (cache.root / "runs").glob("*")
-    runs = {path.name for path in folders if not cache.is_running(path.stem) and path.exists()}
+    """Run folders, mounts, containers and volumes: what sessions of this cache could leave. The
+    folder of a run that lives in another process is not left."""
+    held = {os.path.realpath(one) for one in Path("/proc/self/fd").iterdir()}
+    runs = {
+        path.name
+        for path in (cache.root / "runs").glob("*")
+        if str(path.with_suffix(".lock").resolve()) in held
+        or (not cache.is_running(path.stem) and path.exists())
+    }
     mounts = sorted(
         line
         for line in Path("/proc/self/mountinfo").read_text().splitlines()
