@@ -190,7 +190,7 @@ work() {
 undo() {
     finding warn why "$1"
     go_back "$1" || conclude $STUCK "$1; and back: $TROUBLE. Look at $RUN, mend it, then: nokmem-rollout rollback"
-    conclude $FAILED "$1; the node is as it was"
+    conclude $FAILED "$1; the node is as it was$(but_for)"
 }
 
 # why: what the journal gives as the reason of a rollback that was cut off.
@@ -246,6 +246,11 @@ rollback() {
     KUBELET_UNIT=$(plan unit)
     look_around
     while IFS= read -r one; do
+        if foreign "$one"; then
+            finding refuse changed "$one is neither what run ${RUN##*/} put there nor what was before: somebody replaced it" \
+                "--accept changed leaves it as it is; where the old file is to be there, move this one away first"
+            continue
+        fi
         restorable "$one" || finding never backup "the backup of $one is missing or damaged: $RUN/backup$one" \
             "put the file there that $one was before (sha256 $(old_of "$one"))"
     done < <(targets)
@@ -282,7 +287,7 @@ readonly ASKED='asked for'
 as_asked() {
     COMMAND=work-back
     go_back "$ASKED" || conclude $STUCK "back: $TROUBLE. Look at $RUN, mend it, then: nokmem-rollout rollback"
-    conclude $DONE "the node is as it was before run ${RUN##*/}"
+    conclude $DONE "the node is as it was before run ${RUN##*/}$(but_for)"
 }
 
 # confirm: what was swapped stays.
@@ -350,6 +355,11 @@ boot() {
     forward | waiting | back) ;;
     *) remove_boot_unit && exit 0 ;;
     esac
+    # what somebody replaced since is left as it is, and nothing else is switched
+    if [ "$(state_of "$RUN")" != back ] && [ -z "$(plan keep)" ] && ! each_target "" ready; then
+        progress "$TROUBLE"
+        note back begun begin "$TROUBLE" || true
+    fi
     if [ "$(state_of "$RUN")" = back ]; then
         each_target "" restore_proven || progress "$TROUBLE"
     else

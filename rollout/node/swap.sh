@@ -157,13 +157,21 @@ forward_arm() {
 ready() {
     is "$(beside "$1" new)" "$(new_of "$1")" || is "$1" "$(new_of "$1")" ||
         { TROUBLE="$(beside "$1" new) is not what was placed there"; return 1; }
+    known "$1"
 }
 
-# switch TARGET: one rename, unless it is done.
+# known TARGET: that it is one of the two files; what somebody else put there is not overwritten.
+known() {
+    is "$1" "$(old_of "$1")" || is "$1" "$(new_of "$1")" ||
+        { TROUBLE="$1 is not the file that was there when this began: somebody replaced it"; return 1; }
+}
+
+# switch TARGET: one rename, unless it is done. A second name of the old file needs no reading while kubelet is down.
 switch() {
     local new
     new=$(beside "$1" new)
     [ -e "$new" ] || return 0
+    [ "$1" -ef "$(beside "$1" old)" ] || known "$1" || return 1
     mv -fT "$new" "$1" 2>"$SCRATCH/error" && persist "${1%/*}" || { TROUBLE="$1 could not be replaced: $(tail -n 1 "$SCRATCH/error")"; return 1; }
 }
 
@@ -300,10 +308,34 @@ back_record() { snapshot back || finding warn record "$TROUBLE: what restarts on
 # place: all that is put back stands beside its target before anything is stopped.
 back_place() { each_target "" place_old; }
 
+# foreign TARGET: whether it is neither of the two files, nor one that another run put there.
+foreign() {
+    local sum
+    sum=$(digest "$1" 2>/dev/null) || return 1
+    [ "$sum" != "$(old_of "$1")" ] && [ "$sum" != "$(new_of "$1")" ] && ! grep -qxF "$sum  $1" "$STATE/swapped" 2>/dev/null
+}
+
+# The targets that the way back leaves as they are.
+declare -A LEFT=()
+
+# but_for: them in words.
+but_for() {
+    local target text=''
+    while IFS= read -r target; do
+        [ -z "${LEFT[$target]-}" ] || text+="${text:+, }$target"
+    done < <(targets)
+    printf '%s' "${text:+, but for what somebody replaced: $text}"
+}
+
 # place_old TARGET: by the second name that the old file has, else from the backup.
 place_old() {
     local old copy=$RUN/backup$1
     old=$(old_of "$1")
+    if foreign "$1"; then
+        [ -n "${LEFT[$1]-}" ] || finding warn changed "$1 is neither the file before nor the new one: it is left as it is"
+        LEFT[$1]=yes
+        return 0
+    fi
     if is "$1" "$old" || is "$(beside "$1" old)" "$old"; then return 0; fi
     is "$copy" "$old" || { TROUBLE="the backup of $1 is missing or damaged: $copy"; return 1; }
     place_copy "$copy" "$1" old "$old" "$copy"
@@ -311,8 +343,20 @@ place_old() {
 
 back_stop_kubelet() {
     [ -n "$(plan kubelet)" ] || return 0
-    if [ "$(running_digest)" = "$(plan before)" ] && each_target kubelet is_old; then return 0; fi
+    if [ "$(running_digest)" = "$(kubelet_back)" ] && each_target kubelet is_back; then return 0; fi
     stop_kubelet
+}
+
+# kubelet_back: which kubelet is to run once all is put back. Where its file is somebody else's by now, that one,
+# unless the one before runs still.
+kubelet_back() {
+    local target
+    target=$(each_target kubelet echo)
+    if [ -n "${LEFT[${target:-none}]-}" ] && [ "$(running_digest)" != "$(plan before)" ]; then
+        digest "$target"
+    else
+        plan before
+    fi
 }
 
 running_digest() {
@@ -321,14 +365,14 @@ running_digest() {
     [ "${pid:-0}" != 0 ] && digest "/proc/$pid/exe" 2>/dev/null || true
 }
 
-is_old() { is "$1" "$(old_of "$1")"; }
+is_back() { [ -n "${LEFT[$1]-}" ] || is "$1" "$(old_of "$1")"; }
 
 # restore TARGET: one rename, unless it is done.
 restore() {
     local file
     file=$(beside "$1" old)
     # two names of one file are not renamed
-    if [ ! -e "$file" ] || [ "$file" -ef "$1" ]; then return 0; fi
+    if [ -n "${LEFT[$1]-}" ] || [ ! -e "$file" ] || [ "$file" -ef "$1" ]; then return 0; fi
     mv -fT "$file" "$1" 2>"$SCRATCH/error" && persist "${1%/*}" || { TROUBLE="$1 could not be put back: $(tail -n 1 "$SCRATCH/error")"; return 1; }
 }
 
@@ -359,7 +403,7 @@ back_restore_state() {
 
 back_start_engine() { forward_start_engine; }
 
-back_start_kubelet() { run_kubelet "$(plan before)"; }
+back_start_kubelet() { run_kubelet "$(kubelet_back)"; }
 
 back_verify_old() { verify_node back; }
 

@@ -134,8 +134,9 @@ check_log() {
 # there is no other way left.
 verify_node() {
     local target want kubelet
-    kubelet=$(plan "$([ "$1" = forward ] && echo after || echo before)")
+    if [ "$1" = forward ]; then kubelet=$(plan after); else kubelet=$(kubelet_back); fi
     while IFS= read -r target; do
+        [ "$1" = forward ] || [ -z "${LEFT[$target]-}" ] || continue
         if [ "$1" = forward ]; then want=$(new_of "$target"); else want=$(old_of "$target"); fi
         is "$target" "$want" || { TROUBLE="$target is another file"; return 1; }
         finding ok "$(component "$target")" "$target is ${want:0:16}"

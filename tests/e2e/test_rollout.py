@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Sums
-from tests.e2e.swap import STATE, Swap
+from tests.e2e.swap import RUNC, STATE, Swap
 from tests.e2e.zoo import pod
 from tests.node import MINUTE, Node, until
 
@@ -110,8 +110,15 @@ def test_reboot_switches_at_the_next_boot(old: Swap, sums: Sums) -> None:
     old.script("rollback", *QUICK)
     assert old.script("apply", "--mode", "reboot", *QUICK).code == 50
     assert old.script("rollback", *QUICK).code == 0, "before the boot it can be taken back"
+    assert old.script("apply", "--mode", "reboot", *QUICK).code == 50
+    update = f"cp {RUNC} {RUNC}.rpmnew && echo >>{RUNC}.rpmnew && mv {RUNC}.rpmnew {RUNC}"
+    old.node.run("sh", "-c", update)
+    updated = old.hashes()[2]
     old.node.reboot()
-    until(lambda: old.hashes() == sums.old, "the old kubelet runs")
+    until(lambda: old.script("status").said["facts"]["state"] == "undone", "nothing is switched")
+    until(lambda: old.node.run("cat", f"{STATE}/current/result", check=False), "it says so")
+    assert old.hashes() == (*sums.old[:2], updated), "an update is not overwritten"
+    assert "but for what somebody replaced: " + RUNC in old.node.read(f"{STATE}/current/report.txt")
 
 
 def test_of_the_same_version_nothing_is_left_to_retire(old: Swap) -> None:

@@ -1,0 +1,208 @@
+"""The steps of a swap one by one, on files of this machine; systemd and engines are played by scripts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rollout.script import script
+from tests.rollout import BUILD, MANIFEST, PATH, Done, answer
+
+FOREIGN = "of somebody else's package"
+#: What systemctl and systemd-run are here: they say what a node without kubelet says.
+PLAYED = {
+    "systemctl": """case "$*" in
+"show -p MainPID "*) echo MainPID=${PLAYED_PID-0} ;;
+show*) sed -n "s/^$3=/&/p" "${PLAYED_UNIT:-/dev/null}" ;;
+esac""",
+    "systemd-run": "exit 0",
+    "docker": "exit 1",
+}
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Run:
+    """A run with a plan, whose functions are called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bin = folder, folder / "bin"
+        self.state, self.place = folder / "state", folder / "place"
+        self.library = folder / "library"
+        self.library.write_text(script(MANIFEST).rpartition('main "$@"')[0])
+        for one in (self.bin, self.place, self.state / "runs", folder / "scratch"):
+            one.mkdir(parents=True)
+        for name, text in PLAYED.items():
+            self.program(name, text)
+        self.kubelet, self.runc = self.place / "kubelet", self.place / "runc"
+        self.targets = {self.kubelet: "old kubelet", self.runc: "old runc"}
+        for target, text in self.targets.items():
+            target.write_text(text)
+        self.number = "0001"
+        self.plan("0001")
+
+    @property
+    def run(self) -> Path:
+        return self.state / "runs" / self.number
+
+    def plan(self, number: str, *more: str, **texts: tuple[str, str]) -> None:
+        """A run of that number that counts from now on; `texts` has the old and the new of each file."""
+        self.number = number
+        self.run.mkdir()
+        texts = texts or {"kubelet": ("old kubelet", "new kubelet"), "runc": ("old runc", "new runc")}
+        lines = [
+            "schema 1", f"build {BUILD}", "mode in-place", "from v1.20.2", "boot another",
+            f"before {digest('old kubelet')}", f"after {digest('new kubelet')}", "kubelet yes",
+            "unit kubelet.service", "timeout 1", "settle 0", "stable 0",
+            *(f"target {name} {digest(old)} {digest(new)} {self.place / name}"
+              for name, (old, new) in texts.items() if old),
+            *more,
+        ]  # fmt: skip
+        (self.run / "plan").write_text("\n".join(lines) + "\n")
+        (self.run / "journal").write_text("2026-11-28T20:00:00Z 5 forward hold ok \n")
+        for name, (old, _) in texts.items():
+            copy = Path(f"{self.run}/backup{self.place / name}")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(old)
+        current = self.state / "current"
+        current.unlink(missing_ok=True)
+        current.symlink_to(f"runs/{number}")
+
+    def finish(self, direction: str = "forward") -> None:
+        with (self.run / "journal").open("a") as journal:
+            journal.write(f"2026-11-28T20:00:00Z 5 {direction} finish ok \n")
+
+    def beside(self) -> None:
+        """What `place` leaves."""
+        for target in self.targets:
+            (self.place / f".{target.name}.nokmem-new").write_text(f"new {target.name}")
+            os.link(target, self.place / f".{target.name}.nokmem-old")
+
+    def program(self, name: str, text: str) -> None:
+        (self.bin / name).write_text(f"#!/bin/sh\n{text}\n")
+        (self.bin / name).chmod(0o755)
+
+    def replace(self, target: Path, text: str = FOREIGN) -> None:
+        """As a package does it."""
+        other = target.with_name("other")
+        other.write_text(text)
+        other.rename(target)
+
+    def call(self, code: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        """The script's functions."""
+        path = f"{self.bin}:{PATH}"
+        bash = shutil.which("bash", path=path)
+        assert bash
+        begin = (
+            f"STATE={self.state} RUN={self.run} RUN_NAME={self.number} SCRATCH={self.folder}/scratch\n"
+            f"STAGED=$STATE/staged/$BUILD ADOPTION={self.folder}/adoption DROP_IN={self.folder}/drop-in\n"
+        )
+        file = self.folder / "called"
+        file.write_text(f"{self.library.read_text()}{begin}{code}\n")
+        return subprocess.run(
+            [bash, file],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "PATH": path, **environment},
+        )
+
+    def said(self, code: str, **environment: str) -> str:
+        """What that prints; it must not fail."""
+        done = self.call(code, **environment)
+        assert done.returncode == 0, done
+        return done.stdout.decode()
+
+    def ask(self, command: str, code: str = "", **environment: str) -> Done:
+        """A command's own document."""
+        words = f"JSON=yes COMMAND={command}\n{code}\n{command}"
+        return answer(command, self.call(words, **environment))
+
+    def findings(self, code: str, command: str = "preflight", **environment: str) -> Done:
+        """What some checks say, as a command would."""
+        words = f"JSON=yes COMMAND={command}\n{code}\nresult $DONE ''"
+        return answer(code, self.call(words, **environment))
+
+    def texts(self) -> tuple[str, ...]:
+        return tuple(target.read_text() for target in self.targets)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+# ---- what somebody else put there
+
+
+def test_a_switch_overwrites_only_what_was_there(run: Run) -> None:
+    run.beside()
+    run.replace(run.runc)
+    done = run.call(f"switch_proven {run.runc} || {{ echo $TROUBLE; exit 3; }}")
+    assert done.returncode == 3 and b"somebody replaced it" in done.stdout, done
+    run.replace(run.kubelet)
+    assert run.call(f"switch {run.kubelet}").returncode == 1
+    assert run.texts() == (FOREIGN, FOREIGN)
+
+
+def test_a_switch_that_was_done_is_done(run: Run) -> None:
+    run.beside()
+    run.said("each_target '' switch_proven; each_target '' switch_proven")
+    assert run.texts() == ("new kubelet", "new runc")
+
+
+@pytest.mark.parametrize("name", ["kubelet", "runc"])
+def test_a_boot_leaves_what_was_replaced_since_and_switches_nothing(name: str, run: Run) -> None:
+    run.beside()
+    run.replace(run.place / name)
+    assert b"somebody replaced it" in run.call("boot").stderr
+    want = {"kubelet": "old kubelet", "runc": "old runc", name: FOREIGN}
+    assert run.texts() == tuple(want.values())
+    assert "back begun begin" in (run.run / "journal").read_text()
+    assert run.said("state_of $RUN") == "back\n"
+
+
+def test_a_boot_switches(run: Run) -> None:
+    run.beside()
+    run.said("boot")
+    assert run.texts() == ("new kubelet", "new runc")
+
+
+BACK = "back_place && back_restore_kubelet && back_restore_runc && but_for"
+
+
+def test_the_way_back_leaves_what_was_replaced_and_says_so(run: Run) -> None:
+    run.beside()
+    run.said("each_target '' switch_proven")
+    run.replace(run.kubelet)
+    assert run.said(BACK) == f", but for what somebody replaced: {run.kubelet}"
+    assert run.texts() == (FOREIGN, "old runc")
+    assert run.said(f"{BACK}; kubelet_back").endswith(f": {run.kubelet}{digest(FOREIGN)}")
+
+
+def test_the_way_back_puts_there_what_was_lost(run: Run) -> None:
+    run.beside()
+    run.said("each_target '' switch_proven")
+    run.kubelet.unlink()
+    assert run.said(BACK) == ""
+    assert run.texts() == ("old kubelet", "old runc")
+
+
+def test_a_rollback_over_an_update_is_refused(run: Run) -> None:
+    run.beside()
+    run.said("each_target '' switch_proven")
+    run.finish()
+    assert run.ask("rollback", "DRY_RUN=yes").code == 0
+    run.replace(run.kubelet)
+    done = run.ask("rollback")
+    assert done.code == 20 and done.finding("changed").startswith(f"refuse {run.kubelet} is neither")
+    assert run.ask("rollback", "DRY_RUN=yes ACCEPT=changed").code == 0
+    assert run.texts() == (FOREIGN, "new runc")
