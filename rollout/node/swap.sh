@@ -329,7 +329,7 @@ but_for() {
 
 # place_old TARGET: by the second name that the old file has, else from the backup.
 place_old() {
-    local old copy=$RUN/backup$1
+    local old copy=$RUN/backup$1 like=$1
     old=$(old_of "$1")
     if foreign "$1"; then
         [ -n "${LEFT[$1]-}" ] || finding warn changed "$1 is neither the file before nor the new one: it is left as it is"
@@ -338,7 +338,9 @@ place_old() {
     fi
     if is "$1" "$old" || is "$(beside "$1" old)" "$old"; then return 0; fi
     is "$copy" "$old" || { TROUBLE="the backup of $1 is missing or damaged: $copy"; return 1; }
-    place_copy "$copy" "$1" old "$old" "$copy"
+    # a label that the backup was given where it lies is none for this place
+    [ -f "$like" ] || like=$copy
+    place_copy "$copy" "$1" old "$old" "$like"
 }
 
 back_stop_kubelet() {

@@ -206,3 +206,18 @@ def test_a_rollback_over_an_update_is_refused(run: Run) -> None:
     assert done.code == 20 and done.finding("changed").startswith(f"refuse {run.kubelet} is neither")
     assert run.ask("rollback", "DRY_RUN=yes ACCEPT=changed").code == 0
     assert run.texts() == (FOREIGN, "new runc")
+
+
+# ---- from the backup
+
+
+def test_what_comes_from_the_backup_is_like_the_file_whose_place_it_takes(run: Run) -> None:
+    """As with a label, which this kernel may not have, but for owner and mode."""
+    run.replace(run.runc, "new runc")
+    run.runc.chmod(0o751)
+    run.said(BACK)
+    assert run.texts() == ("old kubelet", "old runc")
+    assert run.runc.stat().st_mode & 0o7777 == 0o751
+    run.runc.unlink()
+    run.said(BACK)
+    assert run.texts() == ("old kubelet", "old runc"), "where nothing is the backup is the pattern"
