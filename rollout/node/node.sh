@@ -90,6 +90,24 @@ look_at_engine() {
     done
 }
 
+# engine_answers: 0 it does, 1 it does not within 20 s, 2 there is no program to ask it with.
+engine_answers() {
+    local endpoint
+    endpoint=$(setting container-runtime-endpoint containerRuntimeEndpoint '')
+    case $RUNTIME in
+    docker) timeout 20 docker ps --quiet ;;
+    *)
+        if type -P crictl; then
+            timeout 20 crictl --runtime-endpoint "$endpoint" version
+        elif [ "$RUNTIME" = containerd ] && type -P ctr; then
+            timeout 20 ctr --address "${endpoint#unix://}" version
+        else
+            return 2
+        fi
+        ;;
+    esac >/dev/null 2>&1 || return 1
+}
+
 # The places where engines of these years have their runc; what the engine executes is found besides.
 readonly RUNC_PLACES='/usr/bin/runc /usr/sbin/runc /usr/local/bin/runc /usr/local/sbin/runc
 /usr/bin/docker-runc /usr/libexec/docker/docker-runc-current /usr/libexec/crio/runc'
@@ -301,9 +319,9 @@ named() {
     printf '%s' "$text"
 }
 
-# http PORT PATH: what a server of this node says; nothing where it is silent.
+# http ADDRESS PORT PATH: what a server of this node says; nothing where it is silent.
 http() {
     # shellcheck disable=SC2016 # its own words
-    timeout 5 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n" "$1" >&3 && cat <&3' \
-        "$1" "$2" 2>/dev/null | sed '1,/^\r\{0,1\}$/d' || true
+    timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1" && printf "GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n" "$2" >&3 && cat <&3' \
+        "$1" "$2" "$3" 2>/dev/null | sed '1,/^\r\{0,1\}$/d' || true
 }

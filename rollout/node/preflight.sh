@@ -43,6 +43,7 @@ check_preflight() {
     check_cgroups
     check_files
     check_certificate
+    check_health
     check_pods
     check_other_run
 }
@@ -186,12 +187,18 @@ baked() {
 }
 
 check_engine() {
-    local driver ours
+    local driver ours answers
     if [ ${#ENGINE_UNITS[@]} -eq 0 ]; then
         finding never engine "no unit of $RUNTIME runs" "start it, or say which engine this is"
         return
     fi
-    finding ok engine "$RUNTIME, ${ENGINE_UNITS[*]}"
+    answers=0
+    engine_answers || answers=$?
+    case $answers in
+    0) finding ok engine "$RUNTIME, ${ENGINE_UNITS[*]}" ;;
+    1) finding refuse engine "$RUNTIME runs and does not answer: ${ENGINE_UNITS[*]}" "mend that first; a swap would be blamed for it, and undone" ;;
+    *) finding unseen engine "$RUNTIME, ${ENGINE_UNITS[*]}: there is no crictl to ask it with" ;;
+    esac
     ours=$(setting cgroup-driver cgroupDriver cgroupfs)
     driver=''
     case $RUNTIME in
@@ -422,6 +429,27 @@ check_certificate() {
             finding never certificate "the certificate that a restart would load has expired: ${end#*=} (${file:-in the kubeconfig})" \
                 "renew it first: this kubelet cannot come back after any restart"
         fi
+    fi
+}
+
+# check_health: whether kubelet and node are well now. What is wrong before is wrong afterwards too: a swap would be
+# blamed for it, and what undoes it would be no better off. One that has just begun is given some seconds.
+check_health() {
+    local now end=$(($(since_boot) + 10)) next="mend that first; or --accept"
+    [ "$KUBELET_PID" != 0 ] || return 0
+    until healthy; do
+        [ "$(since_boot)" -lt $end ] || { finding refuse health "kubelet's healthz does not say ok" "$next health, if a restart is the cure" && break; }
+        sleep 1
+    done
+    [ -n "$(flag kubeconfig)" ] || return 0
+    while now=$(heartbeat) && [[ $now != 'True '* ]]; do
+        [ "$(since_boot)" -lt $end ] || { finding refuse node "the node is not Ready: $now" "$next node, if a restart is the cure" && return; }
+        sleep 1
+    done
+    if [ -n "$now" ]; then
+        finding ok node "Ready, heartbeat ${now#* }"
+    else
+        finding unseen node "the API server does not tell kubelet's own credentials about this node"
     fi
 }
 

@@ -19,9 +19,13 @@ heartbeat() {
 }
 
 healthy() {
-    local port
+    local address port
+    address=$(setting healthz-bind-address healthzBindAddress 127.0.0.1)
+    address=${address//[][]/}
     port=$(setting healthz-port healthzPort 10248)
-    [ "$port" = 0 ] || [ "$(http "$port" /healthz)" = ok ]
+    # what listens everywhere listens there too
+    [[ $address != 0.0.0.0 && $address != :: ]] || address=127.0.0.1
+    [ "$port" = 0 ] || [ "$(http "$address" "$port" /healthz)" = ok ]
 }
 
 # await_kubelet SHA256: until the kubelet that runs is that file and says that it is well. One that keeps

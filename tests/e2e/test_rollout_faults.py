@@ -245,7 +245,8 @@ def test_kubelet_hangs(old: Struck, sums: Sums) -> None:
 
 
 def test_kubelet_is_never_healthy(old: Struck, sums: Sums) -> None:
-    words = "ExecStart=/usr/bin/kubelet $KUBELET_ARGS --healthz-bind-address=127.0.0.2"
+    # an address that is not this node's
+    words = "ExecStart=/usr/bin/kubelet $KUBELET_ARGS --healthz-bind-address=192.0.2.1"
     old.sicken("ExecStart=", words)
     goes_back(old, sums, "did not become healthy within 8 s", "--timeout", "8")
 

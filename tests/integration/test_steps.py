@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
 import os
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -221,3 +225,79 @@ def test_what_comes_from_the_backup_is_like_the_file_whose_place_it_takes(run: R
     run.runc.unlink()
     run.said(BACK)
     assert run.texts() == ("old kubelet", "old runc"), "where nothing is the backup is the pattern"
+
+
+# ---- whether the node is well now
+
+#: Time that passes by being asked for.
+FAST = """since_boot() { echo >>"$SCRATCH/ticks"; wc -l <"$SCRATCH/ticks"; }
+sleep() { :; }
+"""
+
+
+@contextmanager
+def saying(answer: bytes, host: str) -> Iterator[int]:
+    """A server of this machine's that says that; its port."""
+
+    class Says(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if answer == b"ok" else 500)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer((host, 0), Says) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("host", "words", "answer", "found"),
+    [
+        ("127.0.0.1", "--healthz-port={}", b"ok", ""),
+        ("127.0.0.1", "--healthz-port={} --healthz-bind-address=0.0.0.0", b"ok", ""),
+        ("127.0.0.2", "--healthz-port={} --healthz-bind-address 127.0.0.2", b"ok", ""),
+        ("127.0.0.2", "--config=CONFIG", b"ok", ""),
+        ("127.0.0.2", "--healthz-port={}", b"ok", "refuse"),
+        ("127.0.0.1", "--healthz-port={}", b"syncloop failed", "refuse"),
+        ("127.0.0.1", "--healthz-port=0", b"", ""),
+    ],
+)
+def test_a_kubelet_that_is_not_well_is_not_swapped(
+    host: str, words: str, answer: bytes, found: str, run: Run
+) -> None:
+    with saying(answer, host) as port:
+        config = run.folder / "config.yaml"
+        config.write_text(f'healthzBindAddress: "{host}"\nhealthzPort: {port}\n')
+        argv = words.format(port).replace("CONFIG", str(config))
+        code = f"{FAST}KUBELET_PID=1 KUBELET_ARGV=(kubelet {argv})\nKUBELET_CONFIG=$(flag config)\ncheck_health"
+        done = run.findings(code)
+        assert done.finding("health").partition(" ")[0] == found, done
+        assert run.findings(f"ACCEPT=health\n{code}").finding("health").startswith("warn" if found else "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [("True", "ok Ready"), ("False", "refuse the node is not Ready: False"), ("Unknown", "refuse"), ("", "unseen")],
+)  # fmt: skip
+def test_a_node_that_is_not_ready_is_not_swapped(answer: str, found: str, run: Run) -> None:
+    text = f'{{"type":"Ready","status":"{answer}","lastHeartbeatTime":"2026-11-28T20:00:00Z"'
+    run.program("curl", f"cat >/dev/null; echo '{text}'" if answer else "exit 7")
+    config = run.folder / "kubeconfig"
+    config.write_text("clusters:\n- cluster:\n    server: https://127.0.0.1:1\n")
+    code = f"{FAST}KUBELET_PID=1 KUBELET_ARGV=(kubelet --healthz-port=0 --kubeconfig={config})\ncheck_health"
+    assert run.findings(code).finding("node").startswith(found)
+
+
+@pytest.mark.parametrize(("word", "found"), [("0", "ok docker"), ("1", "refuse docker runs and does not answer")])
+def test_an_engine_that_does_not_answer_is_not_swapped_under(
+    word: str, found: str, run: Run
+) -> None:
+    run.program("docker", f'case $1 in ps) exit {word} ;; esac; echo cgroupfs')
+    code = "RUNTIME=docker ENGINE_UNITS=(docker.service)\ncheck_engine"
+    assert run.findings(code).finding("engine").startswith(found)
