@@ -45,6 +45,7 @@ check_preflight() {
     check_certificate
     check_health
     check_pods
+    check_window
     check_other_run
 }
 
@@ -511,6 +512,14 @@ is_daemon() {
             sed -n 's/^{"metadata":{"name":"\([^"]*\)".*"namespace":"\([^"]*\)".*"ownerReferences".*/\2\/\1/p') || DAEMONS=''
     fi
     grep -qxF "$1" <<<"$DAEMONS"
+}
+
+# check_window: nothing can be confirmed before it is proven.
+check_window() {
+    local longest=$((2 * TIMEOUT + SETTLE))
+    [ -z "$CONFIRM" ] || [ "$CONFIRM" -ge $longest ] || finding refuse window \
+        "the proof may take $longest s (--timeout for kubelet, again for its node, --settle): of the $CONFIRM s of --confirm-within nothing may be left" \
+        "--confirm-within $((longest + 120)), or less --timeout; or --accept window"
 }
 
 check_other_run() {

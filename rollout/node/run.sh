@@ -5,7 +5,7 @@
 BOOT='' SHOWN=0
 readonly BOOT_UNIT=/etc/systemd/system/nokmem-rollout-boot.service
 readonly BOOT_WANTED=/etc/systemd/system/multi-user.target.wants/nokmem-rollout-boot.service
-readonly TIMER=nokmem-rollout-unconfirmed
+readonly TIMER=nokmem-rollout-unconfirmed # and the number of the run
 
 # apply: look, plan, and have the work done by a unit of systemd, whose journal is followed here.
 apply() {
@@ -273,7 +273,8 @@ rollback() {
 
 # work_back: a rollback that somebody asked for is done when it is done.
 work_back() {
-    lock $((TIMEOUT + 600))
+    # what nobody confirmed goes back however long the work takes that has the lock: nobody else would see to it
+    if [ -n "$UNCONFIRMED" ]; then lock forever; else lock $((TIMEOUT + 600)); fi
     take_plan
     case $UNCONFIRMED/$(state_of "$RUN") in
     */undone) exit 0 ;;
@@ -309,12 +310,14 @@ confirm() {
 # arm SECONDS: a timer that rolls back; it counts no wall clock.
 arm() {
     disarm
-    systemd-run --unit=$TIMER --on-active="$1" --timer-property=AccuracySec=1s \
+    systemd-run --unit="$(timer)" --on-active="$1" --timer-property=AccuracySec=1s \
         /bin/bash "$(own)" work-back --unconfirmed --run "${RUN##*/}" >/dev/null 2>"$SCRATCH/error"
 }
 
+timer() { printf '%s-%s' $TIMER "${RUN##*/}"; }
+
 disarm() {
-    systemctl stop $TIMER.timer 2>/dev/null || true
+    systemctl stop "$TIMER*.timer" 2>/dev/null || true
     systemctl reset-failed 'nokmem-rollout-*' 2>/dev/null || true
 }
 

@@ -15,11 +15,15 @@ STAGED=''
 readonly SCHEMA=1
 RUN=''
 
-# lock [SECONDS]: have the state to oneself, or leave with 40.
+# lock [SECONDS|forever]: have the state to oneself, or leave with 40.
 lock() {
     mkdir -p "$STATE/runs" || result $REFUSED "$STATE cannot be made: is this a node, are you root?"
     { exec 9>>"$STATE/lock"; } 2>/dev/null || result $REFUSED "$STATE/lock cannot be written: is it mounted read-only?"
-    if [ -n "${1-}" ]; then flock -w "$1" 9; else flock -n 9; fi ||
+    case ${1-} in
+    forever) flock 9 ;;
+    '') flock -n 9 ;;
+    *) flock -w "$1" 9 ;;
+    esac ||
         result $LOCKED "another run holds $STATE/lock; nokmem-rollout status shows it"
 }
 

@@ -147,9 +147,10 @@ forward_hold() {
     install_boot_unit || { TROUBLE="the unit for the next boot could not be written"; return 1; }
 }
 
-# arm: from here on a confirmation that does not come undoes it. No timer outlives a boot.
+# arm: from here on a confirmation that does not come undoes it. No timer outlives a boot; that of another run
+# says nothing of this one.
 forward_arm() {
-    [ -n "$(plan confirm)" ] && [ "$(unit $TIMER.timer ActiveState)" != active ] || return 0
+    [ -n "$(plan confirm)" ] && [ "$(unit "$(timer).timer" ActiveState)" != active ] || return 0
     arm "$(plan confirm)" || { TROUBLE="the timer for the confirmation could not be started"; return 1; }
 }
 

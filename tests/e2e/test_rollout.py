@@ -60,12 +60,14 @@ def test_apply_verify_and_back(old: Swap, sums: Sums) -> None:
 
 
 def test_what_nobody_confirms_goes_back(old: Swap, sums: Sums) -> None:
-    assert old.script("apply", *QUICK, "--confirm-within", "60").code == 0
+    within = ("--confirm-within", "60", "--timeout", "25")
+    assert "window" in old.script("apply", *QUICK, *within[:2]).said["summary"]
+    assert old.script("apply", *QUICK, *within).code == 0
     assert old.hashes() == sums.new
     assert old.script("confirm").code == 0
     assert old.script("confirm").code == 10
     assert old.script("rollback").code == 0
-    assert old.script("apply", *QUICK, "--confirm-within", "60").code == 0
+    assert old.script("apply", *QUICK, *within).code == 0
     until(lambda: old.hashes() == sums.old, "nobody confirms", 2 * MINUTE)
     until(lambda: old.script("status").said["facts"]["state"] == "undone", "it is done")
     assert old.node.read(f"{STATE}/current/result") == "30\n"

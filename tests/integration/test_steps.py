@@ -44,7 +44,7 @@ class Run:
         for one in (self.bin, self.place, self.state / "runs", folder / "scratch"):
             one.mkdir(parents=True)
         for name, text in PLAYED.items():
-            self.program(name, text)
+            self.program(name, f'echo "${{0##*/}} $*" >>{folder}/played\n{text}')
         self.kubelet, self.runc = self.place / "kubelet", self.place / "runc"
         self.targets = {self.kubelet: "old kubelet", self.runc: "old runc"}
         for target, text in self.targets.items():
@@ -134,6 +134,10 @@ class Run:
         """What some checks say, as a command would."""
         words = f"JSON=yes COMMAND={command}\n{code}\nresult $DONE ''"
         return answer(code, self.call(words, **environment))
+
+    def played(self) -> list[str]:
+        """How the programs of a node were called."""
+        return (self.folder / "played").read_text().splitlines()
 
     def texts(self) -> tuple[str, ...]:
         return tuple(target.read_text() for target in self.targets)
@@ -301,3 +305,30 @@ def test_an_engine_that_does_not_answer_is_not_swapped_under(
     run.program("docker", f'case $1 in ps) exit {word} ;; esac; echo cgroupfs')
     code = "RUNTIME=docker ENGINE_UNITS=(docker.service)\ncheck_engine"
     assert run.findings(code).finding("engine").startswith(found)
+
+
+# ---- what nobody confirms
+
+
+def test_what_nobody_confirmed_waits_for_the_lock_however_long_it_takes(run: Run) -> None:
+    """Of a run that was confirmed at last; seconds stand for the hours."""
+    run.finish()
+    holds = "( exec 8>>$STATE/lock; flock 8; touch $SCRATCH/held; sleep 3 ) &\nuntil [ -e $SCRATCH/held ]; do sleep 0.1; done"
+    done = run.call(f"{holds}\nCOMMAND=work-back JSON=yes UNCONFIRMED=yes TIMEOUT=-599 work_back")
+    assert done.returncode == 0, done
+
+
+def test_the_timer_is_of_this_run(run: Run) -> None:
+    """Whatever an older one is at."""
+    run.plan("0007", "confirm 600")
+    older = '*"ActiveState nokmem-rollout-unconfirmed.timer") echo ActiveState=active ;;'
+    run.program("systemctl", f'case "$*" in {older} esac')
+    run.said("forward_arm")
+    assert any("nokmem-rollout-unconfirmed-0007" in line for line in run.played())
+
+
+def test_a_window_that_ends_before_the_proof_is_refused(run: Run) -> None:
+    words = "TIMEOUT=180 SETTLE=30 CONFIRM={}\ncheck_window"
+    assert run.findings(words.format(389)).finding("window").startswith("refuse the proof may take 390 s")
+    assert not run.findings(words.format(390)).finding("window")
+    assert not run.findings(words.format("")).finding("window")
