@@ -81,7 +81,8 @@ write_plan() {
             done < <(to_replace)
         fi
         for one in "${KUBELET_ARGV[@]}"; do printf 'argument %s\n' "${one//$'\n'/ }"; done
-    } | write "$RUN/plan" 0600 && head -c 1048576 /dev/zero | write "$RUN/reserve" 0600
+    } | write "$RUN/plan" 0600 && { cat "$STATE/swapped" 2>/dev/null || true; } | write "$RUN/swapped" 0600 &&
+        head -c 1048576 /dev/zero | write "$RUN/reserve" 0600
 }
 
 # detach COMMAND: have a unit of systemd do it, with the lock for its own; a lost terminal changes nothing.

@@ -4,7 +4,8 @@
 #
 #   lock               who writes here holds it
 #   staged/BUILD/      kubelet, runc and this script, as they were proven
-#   runs/NNNN/         one apply each: plan, journal, backup/, forward.*, back.*, report.txt, report.json, result
+#   runs/NNNN/         one apply each: plan, journal, backup/, forward.*, back.*, report.txt, report.json, result,
+#                      and swapped as it was before
 #   current            the run that counts
 #   swapped            what was put into place, as sha256sum writes it; packages compare with it
 #   drift              what packages found changed since, a line each

@@ -291,6 +291,17 @@ others_swapped() {
     done <"$STATE/swapped"
 }
 
+# swapped_before: what earlier runs had put there where this one put its own, and what is there again. Of a run
+# that did not write down what it found, the list itself says it, if it did not come to change it.
+swapped_before() {
+    local sum file list=$RUN/swapped
+    [ -f "$list" ] || list=$STATE/swapped
+    [ -f "$list" ] || return 0
+    while read -r sum file; do
+        ! targets | grep -qxF "$file" || [ "$sum" != "$(old_of "$file")" ] || printf '%s  %s\n' "$sum" "$file"
+    done <"$list"
+}
+
 # clean_up: what is beside the targets, also what a kill left. The backup stays.
 clean_up() {
     local target
@@ -411,8 +422,10 @@ back_start_kubelet() { run_kubelet "$(kubelet_back)"; }
 back_verify_old() { verify_node back; }
 
 back_finish() {
-    if [ -f "$STATE/swapped" ] && [ "$(others_swapped)" != "$(cat "$STATE/swapped")" ]; then
-        others_swapped | write "$STATE/swapped" 0644 || { TROUBLE="$STATE/swapped cannot be written"; return 1; }
+    local text
+    text=$(others_swapped && swapped_before)
+    if [ "$text" != "$(cat "$STATE/swapped" 2>/dev/null)" ]; then
+        printf '%s' "${text:+$text$'\n'}" | write "$STATE/swapped" 0644 || { TROUBLE="$STATE/swapped cannot be written"; return 1; }
     fi
     clean_up
 }

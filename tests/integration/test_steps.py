@@ -332,3 +332,35 @@ def test_a_window_that_ends_before_the_proof_is_refused(run: Run) -> None:
     assert run.findings(words.format(389)).finding("window").startswith("refuse the proof may take 390 s")
     assert not run.findings(words.format(390)).finding("window")
     assert not run.findings(words.format("")).finding("window")
+
+
+# ---- what is known to be in its place
+
+
+@pytest.mark.parametrize("when", ["before it is done", "once it is done"])
+def test_the_way_back_from_a_second_hop_keeps_what_the_first_put_there(when: str, run: Run) -> None:
+    other = f"{digest('x')}  /opt/other\n"
+    first = other + "".join(f"{digest(f'new {t.name}')}  {t}\n" for t in run.targets)
+    (run.state / "swapped").write_text(first)
+    for target in run.targets:
+        target.write_text(f"new {target.name}")
+    run.plan("0002", kubelet=("new kubelet", "newer kubelet"), runc=("new runc", "newer runc"))
+    (run.run / "swapped").write_text(first)
+    if when == "once it is done":
+        for target in run.targets:
+            target.write_text(f"newer {target.name}")
+        run.said("forward_finish")
+        assert digest("newer runc") in (run.state / "swapped").read_text()
+        assert run.said("drifted") == "/opt/other\n"
+    run.said(f"{BACK} && back_finish")
+    assert run.texts() == ("new kubelet", "new runc")
+    assert (run.state / "swapped").read_text() == first
+    assert run.said("drifted") == "/opt/other\n"
+
+
+def test_the_way_back_from_the_first_hop_leaves_nothing_that_is_known(run: Run) -> None:
+    for target in run.targets:
+        target.write_text(f"new {target.name}")
+    run.said("forward_finish")
+    assert run.said(f"drifted; {BACK} && back_finish; drifted") == ""
+    assert (run.state / "swapped").read_text() == ""
