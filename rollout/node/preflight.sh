@@ -315,6 +315,8 @@ check_cgroups() {
     fi
     local layout driver
     driver=$(setting cgroup-driver cgroupDriver cgroupfs)
+    # drained ends the pods' cgroups, and could not make them anew
+    probe_mkdir "$([ "$MODE" = drained ] && echo never || echo warn)"
     if [ -z "$KUBEPODS" ]; then
         finding warn cgroups "there is no cgroup of pods below $MEMORY"
         return

@@ -364,3 +364,15 @@ def test_the_way_back_from_the_first_hop_leaves_nothing_that_is_known(run: Run) 
     run.said("forward_finish")
     assert run.said(f"drifted; {BACK} && back_finish; drifted") == ""
     assert (run.state / "swapped").read_text() == ""
+
+
+# ---- ids of memory cgroups
+
+
+@pytest.mark.parametrize(("mode", "found"), [("drained", "refuse"), ("in-place", "warn"), ("reboot", "warn")])
+def test_a_node_without_ids_is_not_drained_anew(mode: str, found: str, run: Run) -> None:
+    run.program("id", "echo 0")
+    run.program("mkdir", "echo \"mkdir: cannot create directory: No space left on device\" >&2; exit 1")
+    code = f"MODE={mode} CGROUPS_OF=v1 MEMORY={run.place} ACCEPT=ids\ncheck_cgroups"
+    done = run.findings(code)
+    assert done.finding("ids").startswith(f"{found} no memory cgroup can be made any more"), done
