@@ -44,6 +44,7 @@ check_preflight() {
     check_files
     check_certificate
     check_health
+    check_config
     check_pods
     check_window
     check_other_run
@@ -81,7 +82,7 @@ check_machine() {
     if timeout 5 timedatectl 2>/dev/null | grep -qiE 'synchronized: yes'; then
         finding ok clock "synchronized"
     else
-        finding note clock "the clock is not synchronized, or nobody says so; no rule here looks at it"
+        finding note clock "the clock is not synchronized, or nobody says so; no rule here but config looks at it"
     fi
     if [ -n "${http_proxy-}${https_proxy-}${HTTPS_PROXY-}${HTTP_PROXY-}" ]; then
         finding note proxy "proxy variables are set: only stage downloads, and uses them"
@@ -455,6 +456,51 @@ check_health() {
         finding unseen node "the API server does not tell kubelet's own credentials about this node"
     fi
 }
+
+# Where systemd has the drop-ins of a unit.
+UNIT_FOLDERS='/etc/systemd/system /run/systemd/system /usr/local/lib/systemd/system /usr/lib/systemd/system /lib/systemd/system'
+
+# check_config: a restart loads what is on the disk. What changed since kubelet began nobody has seen it run with,
+# and a swap would be blamed for it. Both times are by the clock as it was then. What this project brings is known.
+check_config() {
+    local began file folder names=' ' changed='' ours='' next='restart kubelet and see that it is well; or --accept config'
+    [ "$KUBELET_PID" != 0 ] || return 0
+    began=$(TZ=UTC unit "$KUBELET_UNIT" ExecMainStartTimestamp)
+    [ -z "$began" ] || began=$(date -d "$began" +%s 2>/dev/null) || began=''
+    for file in $(unit "$KUBELET_UNIT" DropInPaths); do
+        names+="${file##*/} "
+        if [ ! -e "$file" ]; then changed+="${changed:+, }$file is gone"; fi
+    done
+    # of one name the first counts, which systemd has loaded
+    for folder in $UNIT_FOLDERS; do
+        for file in "$folder/$KUBELET_UNIT.d"/*.conf; do
+            [ -f "$file" ] && [[ $names != *" ${file##*/} "* ]] || continue
+            names+="${file##*/} "
+            if of_ours "$file"; then ours=yes; else changed+="${changed:+, }$file"; fi
+        done
+    done
+    while IFS= read -r file; do
+        [ -f "$file" ] && [ -n "$began" ] && [ "$(stat -L -c %Y "$file")" -gt "$began" ] || continue
+        if of_ours "$file"; then ours=yes; else changed+="${changed:+, }$file"; fi
+    done < <({
+        unit "$KUBELET_UNIT" FragmentPath && echo
+        unit "$KUBELET_UNIT" DropInPaths | tr ' ' '\n' && echo
+        systemctl show -p EnvironmentFiles "$KUBELET_UNIT" 2>/dev/null | sed -n 's/^EnvironmentFiles=\(.*\) (ignore_errors=.*/\1/p'
+        printf '%s\n' "$KUBELET_CONFIG"
+    } | sort -u)
+    if [ -n "$changed" ]; then
+        finding refuse config "changed since kubelet began, and not tried by it: $changed" "$next"
+    elif [ -z "$ours" ] && [ "$(unit "$KUBELET_UNIT" NeedDaemonReload)" = yes ]; then
+        finding refuse config "$KUBELET_UNIT on the disk is not what systemd has loaded" "systemctl daemon-reload, $next"
+    elif [ -z "$began" ]; then
+        finding unseen config "systemd does not say when kubelet began: what changed since cannot be seen"
+    else
+        finding ok config "nothing changed since kubelet began"
+    fi
+}
+
+# of_ours FILE: a drop-in of this project's packages, of seed or of apply.
+of_ours() { [[ $1 =~ /$KUBELET_UNIT\.d/[0-9]+-nokmem-[a-z0-9]+\.conf$ ]]; }
 
 # check_pods: drained ends what runs; only what comes back by itself may be there.
 check_pods() {

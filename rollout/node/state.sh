@@ -51,7 +51,7 @@ persist() {
     rm -f "$mark"
 }
 
-# since_boot: in seconds; the only clock that a rule here looks at, because nobody sets it.
+# since_boot: in seconds; the only clock that a run looks at, because nobody sets it.
 since_boot() {
     local up
     read -r up _ </proc/uptime

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from rollout.script import script
-from tests.e2e.faults import QUICK, SMALL, Struck
+from tests.e2e.faults import QUICK, SMALL, UNIT, Struck
 from tests.e2e.lab import KUBECONFIG, NETWORK
 from tests.e2e.swap import DIST, KUBELET, SCRIPT
 from tests.node import until
@@ -212,6 +212,20 @@ def test_the_certificate_that_a_restart_would_load(known: Struck) -> None:
     refuses(known, "certificate", "cannot be read")
     known.node.run("rm", "/opt/kubeconfig")
     refuses(known, "certificate", "cannot come back after any restart")
+
+
+def test_what_changed_since_kubelet_began(staged: Struck) -> None:
+    """And was not tried by it; what came with the packages is known."""
+    flags, ours = "/etc/default/kubelet", f"{UNIT.rpartition('/')[0]}/10-nokmem-adoption.conf"
+    staged.node.run("touch", "-d", "+1 hour", flags)
+    refuses(staged, "config", f"not tried by it: {flags}")
+    staged.node.run("touch", "-d", "@0", flags)
+    for path, code in ((ours, 0), (UNIT, 20)):
+        staged.node.put(b"[Service]\nNice=0\n", path)
+        try:
+            assert staged.script("preflight").code == code, path
+        finally:
+            staged.node.run("rm", path)
 
 
 # ---- the engine and its runc

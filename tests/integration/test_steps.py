@@ -376,3 +376,69 @@ def test_a_node_without_ids_is_not_drained_anew(mode: str, found: str, run: Run)
     code = f"MODE={mode} CGROUPS_OF=v1 MEMORY={run.place} ACCEPT=ids\ncheck_cgroups"
     done = run.findings(code)
     assert done.finding("ids").startswith(f"{found} no memory cgroup can be made any more"), done
+
+
+# ---- what a restart would load
+
+
+class Unit:
+    """Kubelet's unit as systemd has it: loaded, and begun at noon."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.folder = run, run.folder / "units"
+        self.drop_ins = self.folder / "kubelet.service.d"
+        self.drop_ins.mkdir(parents=True)
+        self.fragment, self.drop_in = self.folder / "kubelet.service", self.drop_ins / "10-kubeadm.conf"
+        self.flags, self.config = run.folder / "kubeadm-flags.env", run.folder / "config.yaml"
+        for file in (self.fragment, self.drop_in, self.flags, self.config):
+            self.write(file, "11:00")
+        self.loaded = [self.drop_in]
+
+    def write(self, file: Path, at: str) -> None:
+        file.write_text("")
+        subprocess.run(["touch", "-d", f"2026-11-28 {at} UTC", file], check=True)
+
+    def finding(self, reload: str = "no", began: str = "Sat 2026-11-28 12:00:00 UTC") -> str:
+        shown = self.run.folder / "shown"
+        shown.write_text(
+            f"ExecMainStartTimestamp={began}\nFragmentPath={self.fragment}\nNeedDaemonReload={reload}\n"
+            f"DropInPaths={' '.join(map(str, self.loaded))}\n"
+            f"EnvironmentFiles=/nowhere (ignore_errors=yes)\nEnvironmentFiles={self.flags} (ignore_errors=yes)\n"
+        )
+        code = f"KUBELET_PID=1 KUBELET_CONFIG={self.config} UNIT_FOLDERS={self.folder}\ncheck_config"
+        return self.run.findings(code, PLAYED_UNIT=str(shown)).finding("config")
+
+
+@pytest.fixture
+def unit(run: Run) -> Unit:
+    return Unit(run)
+
+
+def test_what_kubelet_began_with_is_loaded_again(unit: Unit) -> None:
+    assert unit.finding() == "ok nothing changed since kubelet began"
+    assert unit.finding(began="").startswith("unseen ")
+
+
+@pytest.mark.parametrize("name", ["fragment", "drop_in", "flags", "config"])
+def test_what_changed_since_kubelet_began_is_refused(name: str, unit: Unit) -> None:
+    file = getattr(unit, name)
+    unit.write(file, "12:01")
+    assert unit.finding() == f"refuse changed since kubelet began, and not tried by it: {file}"
+
+
+def test_a_unit_that_is_not_loaded_as_it_is_is_refused(unit: Unit) -> None:
+    assert unit.finding(reload="yes").startswith("refuse kubelet.service on the disk is not what")
+    other = unit.drop_ins / "20-other.conf"
+    unit.write(other, "11:00")
+    assert unit.finding(reload="yes").endswith(f"not tried by it: {other}")
+    other.unlink()
+    unit.drop_in.unlink()
+    assert unit.finding(reload="yes").endswith("10-kubeadm.conf is gone")
+
+
+def test_what_this_project_brings_is_no_change(unit: Unit) -> None:
+    for name in ("10-nokmem-adoption.conf", "20-nokmem-adoption.conf", "30-nokmem-http2.conf"):
+        unit.write(unit.drop_ins / name, "12:01")
+    assert unit.finding(reload="yes").startswith("ok ")
+    unit.loaded = sorted(unit.drop_ins.iterdir())
+    assert unit.finding().startswith("ok ")
