@@ -30,6 +30,7 @@ nokmem-rollout COMMAND [OPTIONS], for $BUILD
   --stable SECONDS   how long one must have run before to be watched (default 60)
   --no-rollback      apply: leave a failure as it is
   --disable-http2    apply: set DISABLE_HTTP2 for kubelet
+  --run NUMBER       rollback: to what was before that run, instead of the last
   --accept ID[,ID]   go on although this refuses; what nothing can make good cannot be accepted
   --unit UNIT        kubelet's unit, if it is not kubelet.service
   --manifests DIR, --state FILE, --drop-in DIR, --force            seed

@@ -26,7 +26,7 @@ apply() {
         result $DONE "would replace ${what:-nothing, and make the cgroups anew}, $MODE: $(forward_steps "$MODE")"
     fi
     # shellcheck disable=SC2015 # either failing is one failure
-    RUN=$(new_run) && write_plan && make_current || result $REFUSED "$STATE cannot be written"
+    RUN=$(new_run) && write_plan && make_current && prune || result $REFUSED "$STATE cannot be written"
     detach work
     follow
 }
@@ -73,16 +73,22 @@ write_plan() {
             [ ! -d "$one" ] || echo "manifests $one"
         fi
         [ "$running" = "$after" ] || echo "kubelet yes"
-        if [ "$ONLY" != runc ] && [ "$file" != "$after" ]; then echo "target kubelet $file $after $KUBELET_PATH"; fi
+        if [ "$ONLY" != runc ] && [ "$file" != "$after" ]; then target kubelet "$file" "$after" "$KUBELET_PATH"; fi
         for one in ${ENGINE_UNITS[@]+"${ENGINE_UNITS[@]}"}; do echo "engine $one"; done
         if [ "$ONLY" != kubelet ]; then
             while IFS= read -r one; do
-                echo "target runc $(digest "$one") $RUNC_SHA256 $one"
+                target runc "$(digest "$one")" "$RUNC_SHA256" "$one"
             done < <(to_replace)
         fi
         for one in "${KUBELET_ARGV[@]}"; do printf 'argument %s\n' "${one//$'\n'/ }"; done
     } | write "$RUN/plan" 0600 && { cat "$STATE/swapped" 2>/dev/null || true; } | write "$RUN/swapped" 0600 &&
         head -c 1048576 /dev/zero | write "$RUN/reserve" 0600
+}
+
+# target COMPONENT OLD NEW PATH: a file that is replaced, and whether what is there now is of somebody else.
+target() {
+    echo "target $*"
+    grep -qxF "$2  $4" "$STATE/swapped" 2>/dev/null || echo "origin $4"
 }
 
 # detach COMMAND: have a unit of systemd do it, with the lock for its own; a lost terminal changes nothing.
@@ -96,8 +102,15 @@ detach() {
     WORKER=nokmem-rollout-${RUN##*/}-$1-$$.service
 }
 
-# own: the script of the build that this run is of, where it stays.
-own() { printf '%s/staged/%s/nokmem-rollout' "$STATE" "$(plan build)"; }
+# own: the script of the build that this run is of, where it stays; of an old run, whose build is not staged any more,
+# another.
+own() {
+    local one
+    for one in "$STATE/staged/$(plan build)/nokmem-rollout" "$STAGED/nokmem-rollout"; do
+        if [ -f "$one" ]; then printf '%s' "$one" && return; fi
+    done
+    printf '%s' "$SELF"
+}
 
 journal_length() { if [ -f "$RUN/journal" ]; then wc -l <"$RUN/journal"; else echo 0; fi; }
 
@@ -235,14 +248,15 @@ resume() {
     follow
 }
 
-# rollback: to what was before the last run, whether it is done or was cut off.
+# rollback: to what was before the last run, whether it is done or was cut off; or before that of --run.
 rollback() {
     local state names ids one
     [ -n "$DRY_RUN" ] || lock
     RUN=$(current) || result $ALREADY "nothing was swapped here"
+    choose_run
     state=$(state_of "$RUN")
     case $state in
-    undone) result $ALREADY "run ${RUN##*/} is rolled back already" ;;
+    undone) result $ALREADY "run ${RUN##*/} is rolled back already$(one=$(replacing) && printf '; what was before run %s: rollback --run %s' "${one##*/}" "${one##*/}" || true)" ;;
     esac
     KUBELET_UNIT=$(plan unit)
     look_around
@@ -268,8 +282,40 @@ rollback() {
     fi
     [ "$REFUSALS" -eq 0 ] || result $REFUSED "nothing was changed"
     [ -z "$DRY_RUN" ] || result $DONE "would put back $(targets | tr '\n' ' ')"
+    [ "$STATE/current" -ef "$RUN" ] || make_current || result $REFUSED "$STATE cannot be written"
     detach work-back
     follow
+}
+
+# choose_run: the run that is to be undone: that of --run, or the last; where that one is done and replaced no file,
+# as drained does that makes cgroups anew, the last one that did.
+choose_run() {
+    local last=$RUN state
+    state=$(state_of "$RUN")
+    if [ -n "$RUN_NAME" ]; then
+        RUN=$STATE/runs/$(printf '%04d' $((10#$RUN_NAME)))
+        [ -s "$RUN/plan" ] || result $REFUSED "there is no run $RUN_NAME in $STATE/runs"
+    elif [ "$state" = finished ] && [ -z "$(targets)" ]; then
+        RUN=$(replacing) || result $REFUSED "run ${last##*/} replaced no file, and no earlier one is kept that did"
+    fi
+    [ ! "$RUN" -ef "$last" ] || return 0
+    case $state/$(state_of "$RUN") in
+    finished/finished | undone/finished | */undone) ;;
+    finished/* | undone/*) result $REFUSED "run ${RUN##*/} never came to its end: nothing of it is there" ;;
+    *) result $REFUSED "run ${last##*/} is $state: finish it first, with nokmem-rollout resume, confirm or rollback" ;;
+    esac
+    [ -n "$(targets)" ] || result $REFUSED "run ${RUN##*/} replaced no file"
+    finding note run "undone is run ${RUN##*/}, not the last one"
+    progress "undone is run ${RUN##*/}"
+}
+
+# replacing: the last run before this one that is done and replaced files.
+replacing() {
+    local one
+    while IFS= read -r one; do
+        if [ $((10#${one##*/})) -lt $((10#${RUN##*/})) ] && [ "$(state_of "$one")" = finished ] && grep -q '^target ' "$one/plan"; then printf '%s' "$one" && return; fi
+    done < <(runs_kept)
+    return 1
 }
 
 # work_back: a rollback that somebody asked for is done when it is done.

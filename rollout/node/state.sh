@@ -115,13 +115,29 @@ new_run() {
     mkdir "$one" && printf '%s' "$one"
 }
 
-# make_current: from here on this run counts; the last three stay.
+# make_current: from here on this run counts.
 make_current() {
-    local old
-    ln -sfn "runs/${RUN##*/}" "$STATE/current.new" && mv -fT "$STATE/current.new" "$STATE/current" && persist "$STATE" || return 1
-    old=$(find "$STATE/runs" -mindepth 1 -maxdepth 1 -name '[0-9]*' | sort -V | head -n -3)
-    # shellcheck disable=SC2086 # our own numbers
-    [ -z "$old" ] || rm -rf $old
+    ln -sfn "runs/${RUN##*/}" "$STATE/current.new" && mv -fT "$STATE/current.new" "$STATE/current" && persist "$STATE"
+}
+
+# runs_kept: all that there are, the last one first.
+runs_kept() { find "$STATE/runs" -mindepth 1 -maxdepth 1 -name '[0-9]*' | sort -rV; }
+
+# prune: what stays are the last three runs, the one that counts, and of each file that was replaced the last run that
+# has what was there before anything of this project.
+prune() {
+    local one path number=0 held=$'\n' hold
+    while IFS= read -r one; do
+        number=$((number + 1)) hold=''
+        case $(state_of "$one") in
+        finished | unconfirmed)
+            while IFS= read -r path; do
+                [[ $held == *$'\n'"$path"$'\n'* ]] || held+=$path$'\n' hold=yes
+            done < <(sed -n 's/^origin //p' "$one/plan")
+            ;;
+        esac
+        [ $number -le 3 ] || [ -n "$hold" ] || [ "$one" -ef "$STATE/current" ] || rm -rf "$one"
+    done < <(runs_kept)
 }
 
 digest() {

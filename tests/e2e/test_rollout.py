@@ -86,13 +86,14 @@ def test_drained_makes_the_cgroups_of_pods_anew(old: Swap, sums: Sums) -> None:
     finally:
         old.node.run("docker", "kill", "somebodys")
     assert old.hashes() == sums.old and old.running() == before and kubepods(old) == cgroup
+    assert old.script("apply", *QUICK).code == 0
     done = old.script("apply", "--mode", "drained", *QUICK)
     assert done.code == 0, done
     old.settle()
     assert old.hashes() == sums.new and kubepods(old) != cgroup
     after = old.running()
     assert not {run.id for run in before.values()} & {run.id for run in after.values()}
-    assert old.script("rollback", *QUICK).code == 0
+    assert old.script("rollback", *QUICK).code == 0, "that run replaced no file, the one before did"
     assert old.hashes() == sums.old
 
 

@@ -442,3 +442,89 @@ def test_what_this_project_brings_is_no_change(unit: Unit) -> None:
     assert unit.finding(reload="yes").startswith("ok ")
     unit.loaded = sorted(unit.drop_ins.iterdir())
     assert unit.finding().startswith("ok ")
+
+
+# ---- which run is undone
+
+#: What would go on in a unit of systemd.
+STAYS = 'detach() { printf "%s\\n" "$1 ${RUN##*/}" >"$SCRATCH/detached"; }; follow() { result $DONE ""; }'
+
+
+def undone(run: Run, *words: str) -> str:
+    """What a rollback begins."""
+    done = run.ask("rollback", "\n".join(("RUN_NAME=", STAYS, *words)))
+    assert done.code == 0, done
+    said = (run.folder / "scratch/detached").read_text().split()
+    assert said[0] == "work-back" and (run.state / "current").resolve().name == said[1]
+    return said[1]
+
+
+@pytest.fixture
+def hops(run: Run) -> Run:
+    """Stock, a first build, a second one, and cgroups that were made anew."""
+    run.finish()
+    run.plan("0002", kubelet=("new kubelet", "newer kubelet"), runc=("new runc", "newer runc"))
+    run.finish()
+    for target in run.targets:
+        target.write_text(f"newer {target.name}")
+    lines = (f"{digest(f'newer {target.name}')}  {target}\n" for target in run.targets)
+    (run.state / "swapped").write_text("".join(lines))
+    run.plan("0003", kubelet=("", ""))
+    run.finish()
+    return run
+
+
+def test_a_run_that_replaced_nothing_is_not_what_is_undone(hops: Run) -> None:
+    assert hops.ask("rollback", "RUN_NAME= DRY_RUN=yes").said["summary"].startswith("would put back /")
+    assert (hops.state / "current").resolve().name == "0003"
+    assert undone(hops) == "0002"
+
+
+def test_the_way_to_what_was_before_everything(hops: Run) -> None:
+    assert undone(hops, "RUN_NAME=1") == "0001"
+    hops.number = "0001"
+    hops.said(f"{BACK} && back_finish")
+    assert hops.texts() == ("old kubelet", "old runc")
+    assert (hops.state / "swapped").read_text() == ""
+    hops.finish("back")
+    assert hops.ask("rollback", "RUN_NAME=").said["summary"] == "run 0001 is rolled back already"
+
+
+def test_one_after_the_other_is_undone_when_asked_for(hops: Run) -> None:
+    assert undone(hops) == "0002"
+    hops.number = "0002"
+    hops.said(f"{BACK} && back_finish")
+    hops.finish("back")
+    said = hops.ask("rollback", "RUN_NAME=")
+    assert said.code == 10 and said.said["summary"].endswith("before run 0001: rollback --run 0001")
+    assert undone(hops, "RUN_NAME=1") == "0001"
+
+
+def test_what_cannot_be_undone_is_refused(hops: Run) -> None:
+    done = hops.ask("rollback", "RUN_NAME=9")
+    assert done.code == 20 and "there is no run 9" in done.said["summary"]
+    for number in (1, 2):
+        shutil.rmtree(hops.state / f"runs/000{number}")
+    done = hops.ask("rollback", "RUN_NAME=")
+    assert done.code == 20 and "0003 replaced no file" in done.said["summary"]
+
+
+def test_what_was_there_before_everything_is_kept(run: Run) -> None:
+    for number in range(1, 8):
+        if number > 1:
+            run.plan(f"{number:04}", kubelet=("new kubelet", "newer kubelet"))
+        if number in (1, 2):
+            with (run.run / "plan").open("a") as plan:
+                plan.write(f"origin {run.kubelet}\n" if number == 2 else f"origin {run.runc}\n")
+        run.finish()
+    run.finish("back")
+    run.said("prune")
+    kept = sorted(path.name for path in (run.state / "runs").iterdir())
+    assert kept == ["0001", "0002", "0005", "0006", "0007"]
+
+
+def test_whose_file_is_replaced(run: Run) -> None:
+    words = f"target kubelet {digest('a')} {digest('b')} {run.kubelet}"
+    assert run.said(words).splitlines() == [words, f"origin {run.kubelet}"]
+    (run.state / "swapped").write_text(f"{digest('a')}  {run.kubelet}\n")
+    assert run.said(words).splitlines() == [words]
