@@ -3,6 +3,7 @@
 # where nobody confirms it.
 
 BOOT='' SHOWN=0
+UNITS=/run/systemd/system
 readonly BOOT_UNIT=/etc/systemd/system/nokmem-rollout-boot.service
 readonly BOOT_WANTED=/etc/systemd/system/multi-user.target.wants/nokmem-rollout-boot.service
 readonly TIMER=nokmem-rollout-unconfirmed # and the number of the run
@@ -93,30 +94,58 @@ target() {
 
 # detach COMMAND: have a unit of systemd do it, with the lock for its own; a lost terminal changes nothing.
 detach() {
+    local name=nokmem-rollout-${RUN##*/}-$1-$$
     rm -f "$RUN/result" "$RUN/report.txt" "$RUN/report.json"
     SHOWN=$(journal_length)
+    call_off
+    [ -f "$(own)" ] || dd if="$SELF" of="$RUN/nokmem-rollout" conv=fsync status=none || result $REFUSED "$RUN cannot be written"
     unlock
-    systemd-run --unit="nokmem-rollout-${RUN##*/}-$1-$$" --description="nokmem-rollout $1 ${RUN##*/}" \
-        /bin/bash "$(own)" "$1" --run "${RUN##*/}" >/dev/null 2>"$SCRATCH/error" ||
-        result $REFUSED "systemd-run: $(tail -n 1 "$SCRATCH/error")"
-    WORKER=nokmem-rollout-${RUN##*/}-$1-$$.service
+    worker "$name" "$1" && systemctl start "$name.service" 2>"$SCRATCH/error" ||
+        result $REFUSED "systemd does not begin the work: $(tail -n 1 "$SCRATCH/error")"
+    WORKER=$name.service
 }
+
+# worker NAME WORDS...: its unit, until the next boot. Killed, it goes on by the journal after half a minute: kubelet
+# may be down. The transient units of systemd 219 know no Restart.
+worker() {
+    local file=$UNITS/$1.service
+    shift
+    { mkdir -p "$UNITS" && cat >"$file" && chmod 0644 "$file"; } 2>"$SCRATCH/error" <<CONF
+[Unit]
+Description=nokmem-rollout $1 ${RUN##*/}
+[Service]
+ExecStart=/bin/bash $(own) $* --run ${RUN##*/}
+Restart=on-abnormal
+RestartSec=30
+StartLimitInterval=600
+StartLimitBurst=5
+CONF
+}
+
+# call_off: those that were killed and would go on: another one does now.
+call_off() {
+    systemctl stop 'nokmem-rollout-[0-9]*-work*.service' 2>/dev/null || true
+    rm -f "$UNITS"/nokmem-rollout-[0-9]*-work*.service
+}
+
+# goes_on: whether one of them will, of this run.
+goes_on() { systemctl list-units --all --no-legend "nokmem-rollout-${RUN##*/}-work*.service" 2>/dev/null | grep -q auto-restart; }
 
 # own: the script of the build that this run is of, where it stays; of an old run, whose build is not staged any more,
 # another.
 own() {
     local one
-    for one in "$STATE/staged/$(plan build)/nokmem-rollout" "$STAGED/nokmem-rollout"; do
-        if [ -f "$one" ]; then printf '%s' "$one" && return; fi
+    for one in "$STATE/staged/$(plan build)" "$STAGED"; do
+        if [ -f "$one/nokmem-rollout" ]; then printf '%s/nokmem-rollout' "$one" && return; fi
     done
-    printf '%s' "$SELF"
+    printf '%s/nokmem-rollout' "$RUN"
 }
 
 journal_length() { if [ -f "$RUN/journal" ]; then wc -l <"$RUN/journal"; else echo 0; fi; }
 
 # follow: show the journal until there is a result, and end with its code. A signal ends the looking alone.
 follow() {
-    local shown=$SHOWN line lines quiet=0
+    local shown=$SHOWN line lines state quiet=0
     trap 'result $INTERRUPTED "the work goes on without this terminal: nokmem-rollout status"' INT TERM HUP
     while :; do
         lines=$(journal_length)
@@ -134,9 +163,12 @@ follow() {
             exit "$(cat "$RUN/result")"
         fi
         # until systemd has ended the last of a unit that was killed, that one holds the lock
-        if [[ ! $(unit "$WORKER" ActiveState) =~ ^(de)?activ(e|ating)$ ]]; then
+        state=$(unit "$WORKER" ActiveState)/$(unit "$WORKER" SubState)
+        if [[ ! $state =~ ^(de)?activ(e|ating)/ || $state == */auto-restart* ]]; then
             quiet=$((quiet + 1))
             [ "$(unit "$WORKER" ExecMainStatus)" != $LOCKED ] || result $LOCKED "another run holds $STATE/lock"
+            [ $quiet -lt 5 ] || [[ $state != */auto-restart* ]] ||
+                result $INTERRUPTED "the work was cut off, and goes on by itself in half a minute; at once by nokmem-rollout resume, or rollback"
             [ $quiet -lt 5 ] || result $INTERRUPTED "the work was cut off: nokmem-rollout resume, or rollback"
         fi
         sleep 0.3
@@ -171,12 +203,8 @@ work() {
     take_plan
     local one
     case $(state_of "$RUN") in
-    # another worker had the lock first
-    finished | unconfirmed | undone) exit 0 ;;
-    back)
-        [ "$(why)" != "$ASKED" ] || as_asked
-        undo "$(why)"
-        ;;
+    finished | unconfirmed | undone) nothing_left ;;
+    back) go_on_back ;;
     esac
     if rebooted && [ -z "$BOOT" ] && [ "$MODE" != reboot ] && ! noted forward hold ok; then
         undo "the node was started anew before anything was switched"
@@ -198,6 +226,27 @@ work() {
     pending) conclude $PENDING "$BUILD runs. $VERDICT_TEXT$more" ;;
     *) conclude $DONE "$BUILD runs. $VERDICT_TEXT$more" ;;
     esac
+}
+
+# nothing_left: another worker had the lock first, or this one was killed at its very end.
+nothing_left() {
+    [ ! -f "$RUN/result" ] || exit 0
+    case $(state_of "$RUN") in
+    unconfirmed) conclude $DONE "$BUILD runs; rolled back unless nokmem-rollout confirm is called in time" ;;
+    finished) let_go && conclude $DONE "$BUILD runs" ;;
+    esac
+    let_go
+    if [ "$(why)" = "$ASKED" ]; then
+        COMMAND=work-back
+        conclude $DONE "the node is as it was before run ${RUN##*/}"
+    fi
+    conclude $FAILED "$(why); the node is as it was"
+}
+
+# go_on_back: a way back that was cut off.
+go_on_back() {
+    [ "$(why)" != "$ASKED" ] || as_asked
+    undo "$(why)"
 }
 
 # undo WHY: back to what was.
@@ -324,7 +373,8 @@ work_back() {
     if [ -n "$UNCONFIRMED" ]; then lock forever; else lock $((TIMEOUT + 600)); fi
     take_plan
     case $UNCONFIRMED/$(state_of "$RUN") in
-    */undone) exit 0 ;;
+    */undone) nothing_left ;;
+    yes/back) go_on_back ;;
     yes/unconfirmed | yes/forward) undo "nobody confirmed run ${RUN##*/}" ;;
     yes/*) exit 0 ;;
     esac
@@ -357,14 +407,21 @@ confirm() {
 # arm SECONDS: a timer that rolls back; it counts no wall clock.
 arm() {
     disarm
-    systemd-run --unit="$(timer)" --on-active="$1" --timer-property=AccuracySec=1s \
-        /bin/bash "$(own)" work-back --unconfirmed --run "${RUN##*/}" >/dev/null 2>"$SCRATCH/error"
+    worker "$(timer)" work-back --unconfirmed && cat >"$UNITS/$(timer).timer" <<CONF || return 1
+[Unit]
+Description=Roll back what nobody confirmed of nokmem-rollout
+[Timer]
+OnActiveSec=$1
+AccuracySec=1s
+CONF
+    chmod 0644 "$UNITS/$(timer).timer" && systemctl daemon-reload && systemctl start "$(timer).timer"
 }
 
 timer() { printf '%s-%s' $TIMER "${RUN##*/}"; }
 
 disarm() {
     systemctl stop "$TIMER*.timer" 2>/dev/null || true
+    rm -f "$UNITS/$TIMER"*.timer
     systemctl reset-failed 'nokmem-rollout-*' 2>/dev/null || true
 }
 
@@ -442,6 +499,8 @@ status() {
         planned | forward | back)
             if under_way; then
                 finding note run "under way: its unit is nokmem-rollout-${RUN##*/}-*"
+            elif goes_on; then
+                finding note run "run ${RUN##*/} was cut off, and goes on by itself in half a minute"
             else
                 finding warn run "run ${RUN##*/} was cut off" "nokmem-rollout resume, or rollback"
             fi

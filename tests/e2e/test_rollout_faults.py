@@ -102,6 +102,16 @@ def test_killed_and_a_child_of_it_lives_on(old: Struck, sums: Sums) -> None:
     kept(old, sums.old, before)
 
 
+def test_killed_while_kubelet_is_down_it_goes_on_by_itself(old: Struck, sums: Sums) -> None:
+    before = old.running()
+    old.strike("after", "forward switch_kubelet begin", KILL)
+    assert old.script("apply", *QUICK).code == 60
+    assert "goes on by itself" in old.script("status").finding("run")
+    assert old.at_rest() == "finished"
+    assert old.node.read(f"{STATE}/current/result") == "0\n"
+    kept(old, sums.new, before)
+
+
 def test_killed_with_all_done_and_noted(old: Struck, sums: Sums) -> None:
     """There is nothing to go on with, but what waits for the boot is taken away."""
     before = old.running()

@@ -18,13 +18,12 @@ from rollout.script import script
 from tests.rollout import BUILD, MANIFEST, PATH, Done, answer
 
 FOREIGN = "of somebody else's package"
-#: What systemctl and systemd-run are here: they say what a node without kubelet says.
+#: What a node's programs are here: they say what one without kubelet says.
 PLAYED = {
     "systemctl": """case "$*" in
 "show -p MainPID "*) echo MainPID=${PLAYED_PID-0} ;;
 show*) sed -n "s/^$3=/&/p" "${PLAYED_UNIT:-/dev/null}" ;;
 esac""",
-    "systemd-run": "exit 0",
     "docker": "exit 1",
 }
 
@@ -44,7 +43,7 @@ class Run:
         for one in (self.bin, self.place, self.state / "runs", folder / "scratch"):
             one.mkdir(parents=True)
         for name, text in PLAYED.items():
-            self.program(name, f'echo "${{0##*/}} $*" >>{folder}/played\n{text}')
+            self.program(name, text)
         self.kubelet, self.runc = self.place / "kubelet", self.place / "runc"
         self.targets = {self.kubelet: "old kubelet", self.runc: "old runc"}
         for target, text in self.targets.items():
@@ -90,7 +89,8 @@ class Run:
             os.link(target, self.place / f".{target.name}.nokmem-old")
 
     def program(self, name: str, text: str) -> None:
-        (self.bin / name).write_text(f"#!/bin/sh\n{text}\n")
+        log = f'echo "${{0##*/}} $*" >>{self.folder}/played'
+        (self.bin / name).write_text(f"#!/bin/sh\n{log}\n{text}\n")
         (self.bin / name).chmod(0o755)
 
     def replace(self, target: Path, text: str = FOREIGN) -> None:
@@ -106,7 +106,7 @@ class Run:
         assert bash
         begin = (
             f"STATE={self.state} RUN={self.run} RUN_NAME={self.number} SCRATCH={self.folder}/scratch\n"
-            f"STAGED=$STATE/staged/$BUILD ADOPTION={self.folder}/adoption DROP_IN={self.folder}/drop-in\n"
+            f"STAGED=$STATE/staged/$BUILD UNITS={self.folder}/units ADOPTION={self.folder}/adoption DROP_IN={self.folder}/drop-in\n"
         )
         file = self.folder / "called"
         file.write_text(f"{self.library.read_text()}{begin}{code}\n")
@@ -324,7 +324,8 @@ def test_the_timer_is_of_this_run(run: Run) -> None:
     older = '*"ActiveState nokmem-rollout-unconfirmed.timer") echo ActiveState=active ;;'
     run.program("systemctl", f'case "$*" in {older} esac')
     run.said("forward_arm")
-    assert any("nokmem-rollout-unconfirmed-0007" in line for line in run.played())
+    started = [line for line in run.played() if line.startswith(("systemctl start", "systemd-run"))]
+    assert len(started) == 1 and "nokmem-rollout-unconfirmed-0007" in started[0]
 
 
 def test_a_window_that_ends_before_the_proof_is_refused(run: Run) -> None:
@@ -528,3 +529,49 @@ def test_whose_file_is_replaced(run: Run) -> None:
     assert run.said(words).splitlines() == [words, f"origin {run.kubelet}"]
     (run.state / "swapped").write_text(f"{digest('a')}  {run.kubelet}\n")
     assert run.said(words).splitlines() == [words]
+
+
+# ---- a worker that is killed
+
+
+def test_a_worker_that_is_killed_is_begun_again(run: Run) -> None:
+    run.said("detach work")
+    (unit,) = (run.folder / "units").iterdir()
+    text = unit.read_text()
+    assert f"nokmem-rollout work --run 0001\n" in text and "\nRestart=on-abnormal\n" in text
+    assert f"systemctl start {unit.name}" in run.played()
+    run.said("detach work-back")
+    (unit,) = (run.folder / "units").iterdir()
+    assert "-work-back-" in unit.name, "and not beside another one"
+
+
+def test_who_follows_one_that_will_be_begun_again_is_told_so(run: Run) -> None:
+    shown = 'case "$*" in show*ActiveState*) echo ActiveState=activating ;; show*SubState*) echo SubState=auto-restart ;; list-units*) echo a loaded activating auto-restart ;; esac'
+    run.program("systemctl", shown)
+    done = run.ask("follow", "SHOWN=0 WORKER=a.service COMMAND=apply")
+    assert done.code == 60 and "goes on by itself in half a minute" in done.said["summary"]
+    assert "goes on by itself" in run.ask("status", "RUN_NAME=").finding("run")
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [("forward finish ok", 0), ("back finish ok", 30), ("forward verify ok", None)]
+)
+def test_one_that_was_killed_at_its_very_end_says_what_it_came_to(
+    state: str, code: int | None, run: Run
+) -> None:
+    with (run.run / "journal").open("a") as journal:
+        journal.write(f"2026-11-28T20:00:00Z 5 back begun begin it failed\n" if "back" in state else "")
+        journal.write(f"2026-11-28T20:00:00Z 6 {state} \n")
+    words = "COMMAND=work let_go() { :; }\nundo() { exit 7; }\nstep() { exit 7; }\nwork"
+    done = run.call(words.replace("COMMAND=work ", "COMMAND=work\n"))
+    assert done.returncode == (7 if code is None else 0), done
+    if code is not None:
+        assert (run.run / "result").read_text() == f"{code}\n"
+
+
+def test_a_way_back_that_nobody_asked_for_goes_on(run: Run) -> None:
+    with (run.run / "journal").open("a") as journal:
+        journal.write("2026-11-28T20:00:00Z 5 back begun begin nobody confirmed run 0001\n")
+    words = 'COMMAND=work-back UNCONFIRMED=yes\nundo() { echo "$1"; exit 7; }\nwork_back'
+    done = run.call(words)
+    assert done.returncode == 7 and done.stdout == b"nobody confirmed run 0001\n", done
