@@ -95,9 +95,10 @@ install_packages() {
         rpms=("$KUBELET_PACKAGE" "$RUNC_PACKAGE")
     fi
     if type -P yum >/dev/null; then
-        yum --assumeyes --quiet install "${rpms[@]}" >&2
+        # it waits for another yum without an end, and this has the lock
+        timeout --foreground --kill-after=60 1800 yum --assumeyes --quiet install "${rpms[@]}" >&2
     elif [ -n "$1" ]; then
-        rpm --upgrade "${rpms[@]}" >&2
+        timeout --foreground --kill-after=60 1800 rpm --upgrade "${rpms[@]}" >&2
     else
         TROUBLE="yum is not installed: give a folder with the packages"
         return 1

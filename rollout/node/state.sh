@@ -84,11 +84,11 @@ state_of() {
     local RUN=$1
     if noted back finish ok; then
         echo undone
-    elif grep -q ' back ' "$RUN/journal" 2>/dev/null; then
+    elif grep -qE '^[^ ]+ [^ ]+ back ' "$RUN/journal" 2>/dev/null; then
         echo back
     elif noted forward finish ok; then
         if [ -n "$(plan confirm)" ] && ! noted forward confirmed ok; then echo unconfirmed; else echo finished; fi
-    elif tail -n 1 "$RUN/journal" 2>/dev/null | grep -q ' forward wait_for_boot begin'; then
+    elif tail -n 1 "$RUN/journal" 2>/dev/null | grep -qE '^[^ ]+ [^ ]+ forward wait_for_boot begin'; then
         echo waiting
     elif [ -s "$RUN/journal" ]; then
         echo forward

@@ -218,7 +218,7 @@ run_kubelet() {
 }
 
 # last_words: what kubelet said at last.
-last_words() { journalctl -q --no-pager -o cat -n 200 -u "$KUBELET_UNIT" 2>/dev/null | grep -E '^[EF][0-9]|rror|atal' | tail -n 1 | cut -c 1-300 || true; }
+last_words() { timeout 20 journalctl -q --no-pager -o cat -n 200 -u "$KUBELET_UNIT" 2>/dev/null | grep -E '^[EF][0-9]|rror|atal' | tail -n 1 | cut -c 1-300 || true; }
 
 # stop_pods: end what is left of pods: first asked, then made; the engine sees them go.
 forward_stop_pods() {

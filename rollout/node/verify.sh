@@ -124,9 +124,16 @@ await_containers() {
 
 # check_log: what a kubelet says when it ends what nobody changed.
 check_log() {
-    local pid lines
+    local pid lines said code=0
+    said=$(scratch)
     pid=$(unit "$KUBELET_UNIT" MainPID)
-    lines=$(journalctl -b -q --no-pager -o cat "_PID=${pid:-0}" 2>/dev/null | grep -E 'Container definition changed|container .* (hash|definition) changed|Killing unwanted pod' | head -n 3) || lines=''
+    timeout 60 journalctl -b -q --no-pager -o cat "_PID=${pid:-0}" >"$said" 2>/dev/null || code=$?
+    if [ $code = 124 ]; then
+        finding unseen log "the journal does not answer"
+        return
+    fi
+    lines=$(grep -E 'Container definition changed|container .* (hash|definition) changed|Killing unwanted pod' "$said" | head -n 3) || lines=''
+    rm -f "$said"
     if [ -n "$lines" ]; then
         TROUBLE="kubelet says: ${lines//$'\n'/ | }"
         return 1

@@ -575,3 +575,37 @@ def test_a_way_back_that_nobody_asked_for_goes_on(run: Run) -> None:
     words = 'COMMAND=work-back UNCONFIRMED=yes\nundo() { echo "$1"; exit 7; }\nwork_back'
     done = run.call(words)
     assert done.returncode == 7 and done.stdout == b"nobody confirmed run 0001\n", done
+
+
+# ---- small things that happen
+
+
+@pytest.mark.parametrize(("ends", "found"), [(True, "ok the staged runc"), (False, "refuse the staged runc does not")])
+def test_a_container_that_ends_while_it_is_asked_for_is_not_missed(
+    ends: bool, found: str, run: Run
+) -> None:
+    state = run.folder / "containers/a/state.json"
+    state.parent.mkdir(parents=True)
+    state.write_text("{}")
+    staged = run.state / "staged" / BUILD
+    staged.mkdir(parents=True)
+    (staged / "runc").write_text(f"#!/bin/sh\n{f'rm {state}' if ends else ':'}\nexit 1\n")
+    (staged / "runc").chmod(0o755)
+    text = run.library.read_text().replace("readonly RUNC_ROOTS=", "RUNC_ROOTS=")
+    run.library.write_text(text)
+    code = f"RUNC_ROOTS={state.parent.parent}\nis() {{ :; }}\ncheck_age() {{ :; }}\ncheck_mix"
+    assert run.findings(code).finding("mix").startswith(found)
+
+
+def test_what_an_engine_says_is_no_step_back(run: Run) -> None:
+    with (run.run / "journal").open("a") as journal:
+        journal.write("2026-11-28T20:00:00Z 5 forward start_engine failed it does not come back at all\n")
+    assert run.said("state_of $RUN") == "forward\n"
+
+
+def test_a_journal_that_does_not_answer_holds_nothing_up(run: Run) -> None:
+    """Seconds stand for the minute."""
+    run.program("journalctl", "sleep 30 >/dev/null")
+    run.program("timeout", 'shift; exec /usr/bin/timeout 1 "$@"')
+    run.said("last_words")
+    assert run.findings("check_log").finding("log") == "unseen the journal does not answer"
