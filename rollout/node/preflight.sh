@@ -165,6 +165,11 @@ check_staged() {
         [ "$ONLY" = "" ] || [ "$ONLY" = $file ] || continue
         if ! is "$STAGED/$file" "$(baked $file SHA256)"; then problem+="${problem:+, }$file"; fi
     done
+    if [ -n "$problem" ] && [ "$COMMAND$DRY_RUN" = applyyes ]; then
+        finding note staged "$problem: would be staged first, from $(source_of)"
+        finding unseen flags "whether the new kubelet takes this node's flags is asked once it is staged"
+        return
+    fi
     if [ -n "$problem" ]; then
         finding never staged "$problem: not staged in $STAGED, or not what was proven" "nokmem-rollout stage"
         return

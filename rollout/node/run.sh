@@ -175,15 +175,19 @@ follow() {
     done
 }
 
-# conclude CODE SUMMARY: what the work came to, for whoever follows or asks later.
+# conclude CODE SUMMARY: what the work came to, for whoever follows or asks later. Where the disk is full the room that
+# the plan reserved is for it.
 conclude() {
     case $COMMAND in work-back) COMMAND=rollback ;; *) COMMAND=apply ;; esac
     write_metrics "$1" || true
-    report_text "$1" "$2" | write "$RUN/report.txt" 0600 || true
-    report_json "$1" "$2" | write "$RUN/report.json" 0600 || true
-    printf '%s\n' "$1" | write "$RUN/result" 0600 || true
+    write_down "$@" || { rm -f "$RUN/reserve" && write_down "$@"; } || true
     # systemd need not call it a failure: the result says it
     exit 0
+}
+
+write_down() {
+    report_text "$1" "$2" | write "$RUN/report.txt" 0600 && report_json "$1" "$2" | write "$RUN/report.json" 0600 &&
+        printf '%s\n' "$1" | write "$RUN/result" 0600
 }
 
 # take_plan: nothing but the run that counts is worked on, whoever had the lock in between.

@@ -5,10 +5,7 @@
 stage() {
     local from=$FROM name
     [ "$(id -u)" = 0 ] || result $REFUSED "this must run as root"
-    if [ -n "$DRY_RUN" ]; then
-        [ -n "$from" ] || from=$([ "$VIA" = rpm ] && echo packages || echo "${SELF%/*}")
-        result $DONE "would put kubelet and runc of $BUILD into $STAGED, from $(without_login "$from")"
-    fi
+    [ -z "$DRY_RUN" ] || result $DONE "would put kubelet and runc of $BUILD into $STAGED, from $(source_of)"
     lock
     if staged; then result $ALREADY "$STAGED holds both, as they were proven"; fi
     bring "$from" || result $REFUSED "$TROUBLE"
@@ -17,6 +14,9 @@ stage() {
     done
     result $DONE "$STAGED holds kubelet and runc of $BUILD"
 }
+
+# source_of: where they would come from, in words.
+source_of() { without_login "${FROM:-$([ "$VIA" = rpm ] && echo packages || echo "${SELF%/*}")}"; }
 
 # staged: all that a run needs is here; a later text of this script is another one.
 staged() { is "$STAGED/kubelet" "$KUBELET_SHA256" && is "$STAGED/runc" "$RUNC_SHA256" && cmp -s "$SELF" "$STAGED/nokmem-rollout"; }

@@ -36,6 +36,8 @@ def test_apply_verify_and_back(old: Swap, sums: Sums) -> None:
     before = old.running()
     assert old.hashes() == sums.old
     assert old.script("preflight").code == 20, "nothing is staged"
+    said = old.script("apply", "--dry-run")
+    assert said.code == 0 and "would be staged first" in said.finding("staged")
     assert old.script("stage").code == 0
     assert old.script("stage").code == 10
     assert old.script("apply", "--dry-run").code == 0

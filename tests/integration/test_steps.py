@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from rollout.script import script
+from tests.conftest import leave_out
 from tests.rollout import BUILD, MANIFEST, PATH, Done, answer
 
 FOREIGN = "of somebody else's package"
@@ -99,8 +100,10 @@ class Run:
         other.write_text(text)
         other.rename(target)
 
-    def call(self, code: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-        """The script's functions."""
+    def call(
+        self, code: str, before: tuple[str, ...] = (), **environment: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        """The script's functions, by a program if there is one before it."""
         path = f"{self.bin}:{PATH}"
         bash = shutil.which("bash", path=path)
         assert bash
@@ -111,7 +114,7 @@ class Run:
         file = self.folder / "called"
         file.write_text(f"{self.library.read_text()}{begin}{code}\n")
         return subprocess.run(
-            [bash, file],
+            [*before, bash, file],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
@@ -609,3 +612,24 @@ def test_a_journal_that_does_not_answer_holds_nothing_up(run: Run) -> None:
     run.program("timeout", 'shift; exec /usr/bin/timeout 1 "$@"')
     run.said("last_words")
     assert run.findings("check_log").finding("log") == "unseen the journal does not answer"
+
+
+def test_a_dry_run_of_what_is_not_staged_says_that_it_would_be(run: Run) -> None:
+    code = "FROM=https://user:secret@files.example/x DRY_RUN=yes\ncheck_staged"
+    done = run.findings(code, "apply")
+    want = "note kubelet, runc: would be staged first, from https://files.example/x"
+    assert done.code == 0 and done.finding("staged") == want, done
+    assert run.findings(code, "preflight").finding("staged").startswith("refuse ")
+
+
+def test_a_full_disk_has_room_for_the_result(request: pytest.FixtureRequest, run: Run) -> None:
+    mapped = [] if os.geteuid() == 0 else ["--map-root-user"]
+    words = (
+        "mount -t tmpfs -o size=2m none $STATE && mkdir -p $RUN && echo mode in-place >$RUN/plan\n"
+        "head -c 1048576 /dev/zero >$RUN/reserve; cat /dev/zero >$STATE/filler 2>/dev/null || true\n"
+        "( COMMAND=work; conclude $DONE 'all is done' ); cat $RUN/result $RUN/report.txt; [ -s $RUN/report.json ]"
+    )
+    done = run.call(words, before=("unshare", "--mount", *mapped))
+    if b"unshare" in done.stderr or b"mount:" in done.stderr:
+        leave_out(request, "root", "this user may not mount in a namespace of its own")
+    assert done.returncode == 0 and done.stdout == b"0\ndone: all is done\n", done
