@@ -101,25 +101,61 @@ stable() {
 }
 
 # await_containers DIRECTION: that each which was stable before is there, with its id and its start, now and for as
-# long as SETTLE: a kubelet decides about its pods in its first seconds.
+# long as SETTLE: a kubelet decides about its pods in its first seconds. What ended by itself is not missed.
 await_containers() {
-    local end=$(($(since_boot) + SETTLE)) before lost unstable
+    local end=$(($(since_boot) + SETTLE)) before lost ended gone='' unstable patience
     before=$(scratch)
     stable "$1" | sort >"$before"
     while :; do
         lost=$(containers | cut -d ' ' -f 1,2 | sort | comm -13 - "$before" | cut -d ' ' -f 1)
+        # the API hears of an end some seconds later
+        patience=$(($(since_boot) + 15))
+        while [ -n "$lost" ]; do
+            # shellcheck disable=SC2086 # words
+            ended=$(churned "$1" $lost)
+            gone+=${ended:+ ${ended//$'\n'/ }}
+            lost=$(comm -23 <(sort <<<"$lost") <(sort <<<"$ended"))
+            [ -n "$lost" ] && [ -n "$(flag kubeconfig)" ] && [ "$(since_boot)" -lt $patience ] || break
+            sleep 1
+        done
         if [ -n "$lost" ]; then
             # shellcheck disable=SC2086 # words
             TROUBLE="containers that ran before are gone or restarted: $(NAMES_BEFORE=$RUN/$1.names named $lost)"
             return 1
         fi
+        [ -z "$gone" ] || { grep -vF "$(tr ' ' '\n' <<<"${gone# }")" "$before" || true; } >"$before.left"
+        [ -z "$gone" ] || mv -f "$before.left" "$before"
         [ "$(since_boot)" -lt $end ] || break
         sleep 1
     done
     finding "$([ -s "$before" ] && echo ok || echo note)" containers "$(wc -l <"$before") that were stable run on, with their ids and start times"
-    unstable=$(cut -d ' ' -f 1 "$RUN/$1.containers" | sort | comm -23 - <(cut -d ' ' -f 1 "$before"))
+    # shellcheck disable=SC2086 # words
+    [ -z "$gone" ] || finding note containers "not counted, because somebody deleted their pods or they ran to their end: $(NAMES_BEFORE=$RUN/$1.names named $gone)"
+    unstable=$(cut -d ' ' -f 1 "$RUN/$1.containers" | sort | comm -23 - <({ cut -d ' ' -f 1 "$before" && tr ' ' '\n' <<<"$gone"; } | sort))
     # shellcheck disable=SC2086 # words
     [ -z "$unstable" ] || finding note containers "not counted, because they were young or restarting before: $(named $unstable)"
+}
+
+# churned DIRECTION ID...: those whose pod somebody deleted, or which ran to its end, as the API has it, a line each.
+# No kubelet deletes a pod of the API (nor is this said of static ones, which it does), and one of which it ended or
+# restarted a container has not Succeeded.
+churned() {
+    local direction=$1 id uid place pods line
+    shift
+    # the node is known by this name, and so are its pods
+    [ -n "$(flag kubeconfig)" ] && heartbeat >/dev/null || return 0
+    pods=$(api "api/v1/pods?fieldSelector=spec.nodeName%3D$(node_identity)" | sed 's/{"metadata":{"name":/\n&/g') || return 0
+    [[ $pods == '{"kind":"PodList"'* ]] || return 0
+    for id in "$@"; do
+        place=$(grep -m 1 "[/-]$id\(\.scope\)\{0,1\}\$" "$RUN/$direction.cgroups") || continue
+        place=${place%/*}
+        uid=${place##*pod}
+        uid=${uid%.slice}
+        uid=${uid//_/-}
+        [[ $uid =~ ^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$ ]] || continue
+        line=$(grep -m 1 -F "\"uid\":\"$uid\"" <<<"$pods") || { printf '%s\n' "$id" && continue; }
+        [[ $line != *'"deletionTimestamp":"'* && $line != *'"status":{"phase":"Succeeded"'* ]] || printf '%s\n' "$id"
+    done
 }
 
 # check_log: what a kubelet says when it ends what nobody changed.

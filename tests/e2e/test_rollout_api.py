@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.conftest import Sums
 from tests.e2e.faults import QUICK, Struck
-from tests.e2e.lab import Cluster
+from tests.e2e.lab import KUBECONFIG, Cluster
 from tests.e2e.zoo import NODE, pod
 from tests.node import Node, until
 
@@ -64,6 +64,13 @@ def test_its_heartbeat_goes_on_and_no_pod_is_seen_to_flap(old: ClusterSwap, sums
     assert done.code == 0 and done.finding("node").startswith("ok Ready, heartbeat 20")
     assert old.hashes() == sums.old
     assert (old.running(), seen(old)) == (running, pods)
+    old.create(pod("brief", nodeName=NODE))
+    old.settle()
+    delete = f"kubectl --kubeconfig={KUBECONFIG} delete pod brief --now"
+    old.strike("after", "forward start_kubelet ok", delete)
+    done = old.script("apply", *QUICK, "--timeout", "90")
+    assert done.code == 0 and "deleted their pods" in done.finding("containers"), done
+    assert old.struck() and "brief" not in old.items("pods")
 
 
 def test_drained_ends_no_pod_that_nobody_brings_back(old: ClusterSwap, sums: Sums) -> None:

@@ -60,7 +60,10 @@ class Run:
         """A run of that number that counts from now on; `texts` has the old and the new of each file."""
         self.number = number
         self.run.mkdir()
-        texts = texts or {"kubelet": ("old kubelet", "new kubelet"), "runc": ("old runc", "new runc")}
+        texts = texts or {
+            "kubelet": ("old kubelet", "new kubelet"),
+            "runc": ("old runc", "new runc"),
+        }
         lines = [
             "schema 1", f"build {BUILD}", "mode in-place", "from v1.20.2", "boot another",
             f"before {digest('old kubelet')}", f"after {digest('new kubelet')}", "kubelet yes",
@@ -214,7 +217,9 @@ def test_a_rollback_over_an_update_is_refused(run: Run) -> None:
     assert run.ask("rollback", "DRY_RUN=yes").code == 0
     run.replace(run.kubelet)
     done = run.ask("rollback")
-    assert done.code == 20 and done.finding("changed").startswith(f"refuse {run.kubelet} is neither")
+    assert done.code == 20 and done.finding("changed").startswith(
+        f"refuse {run.kubelet} is neither"
+    )
     assert run.ask("rollback", "DRY_RUN=yes ACCEPT=changed").code == 0
     assert run.texts() == (FOREIGN, "new runc")
 
@@ -285,7 +290,11 @@ def test_a_kubelet_that_is_not_well_is_not_swapped(
         code = f"{FAST}KUBELET_PID=1 KUBELET_ARGV=(kubelet {argv})\nKUBELET_CONFIG=$(flag config)\ncheck_health"
         done = run.findings(code)
         assert done.finding("health").partition(" ")[0] == found, done
-        assert run.findings(f"ACCEPT=health\n{code}").finding("health").startswith("warn" if found else "")
+        assert (
+            run.findings(f"ACCEPT=health\n{code}")
+            .finding("health")
+            .startswith("warn" if found else "")
+        )
 
 
 @pytest.mark.parametrize(
@@ -301,11 +310,13 @@ def test_a_node_that_is_not_ready_is_not_swapped(answer: str, found: str, run: R
     assert run.findings(code).finding("node").startswith(found)
 
 
-@pytest.mark.parametrize(("word", "found"), [("0", "ok docker"), ("1", "refuse docker runs and does not answer")])
+@pytest.mark.parametrize(
+    ("word", "found"), [("0", "ok docker"), ("1", "refuse docker runs and does not answer")]
+)
 def test_an_engine_that_does_not_answer_is_not_swapped_under(
     word: str, found: str, run: Run
 ) -> None:
-    run.program("docker", f'case $1 in ps) exit {word} ;; esac; echo cgroupfs')
+    run.program("docker", f"case $1 in ps) exit {word} ;; esac; echo cgroupfs")
     code = "RUNTIME=docker ENGINE_UNITS=(docker.service)\ncheck_engine"
     assert run.findings(code).finding("engine").startswith(found)
 
@@ -333,7 +344,11 @@ def test_the_timer_is_of_this_run(run: Run) -> None:
 
 def test_a_window_that_ends_before_the_proof_is_refused(run: Run) -> None:
     words = "TIMEOUT=180 SETTLE=30 CONFIRM={}\ncheck_window"
-    assert run.findings(words.format(389)).finding("window").startswith("refuse the proof may take 390 s")
+    assert (
+        run.findings(words.format(389))
+        .finding("window")
+        .startswith("refuse the proof may take 390 s")
+    )
     assert not run.findings(words.format(390)).finding("window")
     assert not run.findings(words.format("")).finding("window")
 
@@ -373,10 +388,14 @@ def test_the_way_back_from_the_first_hop_leaves_nothing_that_is_known(run: Run) 
 # ---- ids of memory cgroups
 
 
-@pytest.mark.parametrize(("mode", "found"), [("drained", "refuse"), ("in-place", "warn"), ("reboot", "warn")])
+@pytest.mark.parametrize(
+    ("mode", "found"), [("drained", "refuse"), ("in-place", "warn"), ("reboot", "warn")]
+)
 def test_a_node_without_ids_is_not_drained_anew(mode: str, found: str, run: Run) -> None:
     run.program("id", "echo 0")
-    run.program("mkdir", "echo \"mkdir: cannot create directory: No space left on device\" >&2; exit 1")
+    run.program(
+        "mkdir", 'echo "mkdir: cannot create directory: No space left on device" >&2; exit 1'
+    )
     code = f"MODE={mode} CGROUPS_OF=v1 MEMORY={run.place} ACCEPT=ids\ncheck_cgroups"
     done = run.findings(code)
     assert done.finding("ids").startswith(f"{found} no memory cgroup can be made any more"), done
@@ -392,7 +411,10 @@ class Unit:
         self.run, self.folder = run, run.folder / "units"
         self.drop_ins = self.folder / "kubelet.service.d"
         self.drop_ins.mkdir(parents=True)
-        self.fragment, self.drop_in = self.folder / "kubelet.service", self.drop_ins / "10-kubeadm.conf"
+        self.fragment, self.drop_in = (
+            self.folder / "kubelet.service",
+            self.drop_ins / "10-kubeadm.conf",
+        )
         self.flags, self.config = run.folder / "kubeadm-flags.env", run.folder / "config.yaml"
         for file in (self.fragment, self.drop_in, self.flags, self.config):
             self.write(file, "11:00")
@@ -409,7 +431,9 @@ class Unit:
             f"DropInPaths={' '.join(map(str, self.loaded))}\n"
             f"EnvironmentFiles=/nowhere (ignore_errors=yes)\nEnvironmentFiles={self.flags} (ignore_errors=yes)\n"
         )
-        code = f"KUBELET_PID=1 KUBELET_CONFIG={self.config} UNIT_FOLDERS={self.folder}\ncheck_config"
+        code = (
+            f"KUBELET_PID=1 KUBELET_CONFIG={self.config} UNIT_FOLDERS={self.folder}\ncheck_config"
+        )
         return self.run.findings(code, PLAYED_UNIT=str(shown)).finding("config")
 
 
@@ -479,7 +503,9 @@ def hops(run: Run) -> Run:
 
 
 def test_a_run_that_replaced_nothing_is_not_what_is_undone(hops: Run) -> None:
-    assert hops.ask("rollback", "RUN_NAME= DRY_RUN=yes").said["summary"].startswith("would put back /")
+    assert (
+        hops.ask("rollback", "RUN_NAME= DRY_RUN=yes").said["summary"].startswith("would put back /")
+    )
     assert (hops.state / "current").resolve().name == "0003"
     assert undone(hops) == "0002"
 
@@ -541,7 +567,7 @@ def test_a_worker_that_is_killed_is_begun_again(run: Run) -> None:
     run.said("detach work")
     (unit,) = (run.folder / "units").iterdir()
     text = unit.read_text()
-    assert f"nokmem-rollout work --run 0001\n" in text and "\nRestart=on-abnormal\n" in text
+    assert "nokmem-rollout work --run 0001\n" in text and "\nRestart=on-abnormal\n" in text
     assert f"systemctl start {unit.name}" in run.played()
     run.said("detach work-back")
     (unit,) = (run.folder / "units").iterdir()
@@ -557,13 +583,16 @@ def test_who_follows_one_that_will_be_begun_again_is_told_so(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "code"), [("forward finish ok", 0), ("back finish ok", 30), ("forward verify ok", None)]
+    ("state", "code"),
+    [("forward finish ok", 0), ("back finish ok", 30), ("forward verify ok", None)],
 )
 def test_one_that_was_killed_at_its_very_end_says_what_it_came_to(
     state: str, code: int | None, run: Run
 ) -> None:
     with (run.run / "journal").open("a") as journal:
-        journal.write(f"2026-11-28T20:00:00Z 5 back begun begin it failed\n" if "back" in state else "")
+        journal.write(
+            "2026-11-28T20:00:00Z 5 back begun begin it failed\n" if "back" in state else ""
+        )
         journal.write(f"2026-11-28T20:00:00Z 6 {state} \n")
     words = "COMMAND=work let_go() { :; }\nundo() { exit 7; }\nstep() { exit 7; }\nwork"
     done = run.call(words.replace("COMMAND=work ", "COMMAND=work\n"))
@@ -583,7 +612,9 @@ def test_a_way_back_that_nobody_asked_for_goes_on(run: Run) -> None:
 # ---- small things that happen
 
 
-@pytest.mark.parametrize(("ends", "found"), [(True, "ok the staged runc"), (False, "refuse the staged runc does not")])
+@pytest.mark.parametrize(
+    ("ends", "found"), [(True, "ok the staged runc"), (False, "refuse the staged runc does not")]
+)
 def test_a_container_that_ends_while_it_is_asked_for_is_not_missed(
     ends: bool, found: str, run: Run
 ) -> None:
@@ -602,7 +633,9 @@ def test_a_container_that_ends_while_it_is_asked_for_is_not_missed(
 
 def test_what_an_engine_says_is_no_step_back(run: Run) -> None:
     with (run.run / "journal").open("a") as journal:
-        journal.write("2026-11-28T20:00:00Z 5 forward start_engine failed it does not come back at all\n")
+        journal.write(
+            "2026-11-28T20:00:00Z 5 forward start_engine failed it does not come back at all\n"
+        )
     assert run.said("state_of $RUN") == "forward\n"
 
 
@@ -633,3 +666,76 @@ def test_a_full_disk_has_room_for_the_result(request: pytest.FixtureRequest, run
     if b"unshare" in done.stderr or b"mount:" in done.stderr:
         leave_out(request, "root", "this user may not mount in a namespace of its own")
     assert done.returncode == 0 and done.stdout == b"0\ndone: all is done\n", done
+
+
+# ---- what ends by itself
+
+UID = "0b5e9d4c-7a52-4d1e-9c3f-5a1f0e6d7c8b"
+CONTAINER, SANDBOX = "ab" * 32, "cd" * 32
+PLACES = {
+    "cgroupfs": f"/sys/fs/cgroup/memory/kubepods/burstable/pod{UID}/{{}}",
+    "systemd": f"/m/kubepods.slice/kubepods-pod{UID.replace('-', '_')}.slice/docker-{{}}.scope",
+    "static": f"/sys/fs/cgroup/memory/kubepods/pod{UID.replace('-', '')}/{{}}",
+}
+
+
+def listed(phase: str, uid: str = UID, more: str = "") -> str:
+    status = f'"spec":{{"nodeName":"node-1"}},"status":{{"phase":"{phase}","conditions":[]}}}}'
+    return f'{{"metadata":{{"name":"job-1","namespace":"default","uid":"{uid}"{more}}},{status}'
+
+
+OTHER = listed("Running", UID.replace("0b", "1c"))
+DELETED = ',"deletionTimestamp":"2026-11-28T20:00:00Z"'
+
+
+@pytest.mark.parametrize(
+    ("place", "pods", "blamed"),
+    [
+        ("cgroupfs", [OTHER, listed("Succeeded")], False),
+        ("systemd", [OTHER, listed("Succeeded")], False),
+        ("cgroupfs", [listed("Running", more=DELETED)], False),
+        ("cgroupfs", [OTHER], False),
+        ("systemd", [OTHER], False),
+        ("cgroupfs", [listed("Running"), OTHER], True),
+        ("systemd", [listed("Running")], True),
+        ("cgroupfs", [listed("Failed")], True),
+        ("static", [OTHER], True),
+        ("cgroupfs", None, True),
+    ],
+)
+def test_what_ended_by_itself_is_not_missed(
+    place: str, pods: list[str] | None, blamed: bool, run: Run
+) -> None:
+    (run.folder / "pods").write_text(
+        f'{{"kind":"PodList","apiVersion":"v1","metadata":{{}},"items":[{",".join(pods or ())}]}}\n'
+    )
+    node = '{"type":"Ready","status":"True","lastHeartbeatTime":"2026-11-28T20:00:00Z"'
+    heard = f"*api/v1/pods*) cat {run.folder}/pods ;; *api/v1/nodes*) echo '{node}' ;;"
+    run.program("curl", f"case $(cat) in {heard} esac" if pods is not None else "exit 7")
+    config = run.folder / "kubeconfig"
+    config.write_text("clusters:\n- cluster:\n    server: https://127.0.0.1:1\n")
+    runs = "ef" * 32
+    (run.run / "forward.containers").write_text(
+        f"{CONTAINER} 100 1\n{SANDBOX} 100 2\n{runs} 100 3\n"
+    )
+    (run.run / "forward.names").write_text(f"{CONTAINER} default/job-1/app 0\n")
+    (run.run / "forward.cgroups").write_text(
+        "".join(f"7 {PLACES[place].format(one)}\n" for one in (CONTAINER, SANDBOX))
+    )
+    with (run.run / "journal").open("a") as journal:
+        journal.write("2026-11-28T20:00:00Z 999 forward record begin \n")
+    code = (
+        f"{FAST}KUBELET_ARGV=(kubelet --kubeconfig={config})\nSETTLE=0 STABLE=60\n"
+        f"containers() {{ echo {runs} 100 3; }}\nnames() {{ :; }}\n"
+        'await_containers forward || finding warn blamed "$TROUBLE"'
+    )
+    done = run.findings(code)
+    if blamed:
+        assert done.finding("blamed").endswith(
+            "gone or restarted: default/job-1/app, the sandbox cdcdcdcdcdcd"
+        )
+    else:
+        assert not done.finding("blamed")
+        first, second = done.finding("containers").splitlines()
+        assert first == "ok 1 that were stable run on, with their ids and start times"
+        assert second.endswith("ran to their end: default/job-1/app, the sandbox cdcdcdcdcdcd")
