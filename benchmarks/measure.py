@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run took: wall seconds, and the most memory of any one of its processes, in bytes."""
+    """What a run took: wall seconds, and the most memory of any one of its processes, in bytes.
+    Of several runs the median and the most, and the seconds of each."""
 
     seconds: float
     peak: int
+    each: tuple[float, ...] = ()
 
 
 def run(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Cost:
@@ -41,13 +43,18 @@ def run(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Co
 
 def in_turns(rounds: int, *works: Callable[[], Cost]) -> list[Cost]:
     """The median cost of each, run one after the other, `rounds` times over."""
-    costs: list[list[Cost]] = [[] for _ in works]
-    for _ in range(rounds):
-        for taken, work in zip(costs, works, strict=True):
-            taken.append(work())
+    return medians([work() for work in works] for _ in range(rounds))
+
+
+def medians(rounds: Iterable[Sequence[Cost]]) -> list[Cost]:
+    """Of rounds of the same works, the median cost of each work."""
     return [
-        Cost(statistics.median(c.seconds for c in taken), max(c.peak for c in taken))
-        for taken in costs
+        Cost(
+            statistics.median(cost.seconds for cost in costs),
+            max(cost.peak for cost in costs),
+            tuple(cost.seconds for cost in costs),
+        )
+        for costs in zip(*rounds, strict=True)
     ]
 
 
@@ -63,4 +70,8 @@ def said(cost: Cost) -> str:
 
 
 def ratio(one: Cost, other: Cost) -> str:
-    return f"{one.seconds / other.seconds:.2f}"
+    """The median of the ratios of each round, and their range."""
+    if not one.each:
+        return f"{one.seconds / other.seconds:.2f}"
+    each = sorted(a / b for a, b in zip(one.each, other.each, strict=True))
+    return f"{statistics.median(each):.2f} ({each[0]:.2f} to {each[-1]:.2f})"

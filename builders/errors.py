@@ -19,7 +19,7 @@ class NokmemError(Exception):
     kind = "error"
 
     def __init__(
-        self, fact: str, *, place: str = "", next_step: str = "", detail: tuple[str, ...] = ()
+        self, fact: str, *, place: str, next_step: str, detail: tuple[str, ...] = ()
     ) -> None:
         super().__init__(fact)
         self.fact = fact

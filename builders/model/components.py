@@ -284,10 +284,16 @@ def upstream_runc(
 
 
 def packaged_runc(
-    request: BuildRequest, facts: Facts, release: Release, runc: RuncRelease, go: GoPlan
+    request: BuildRequest,
+    facts: Facts,
+    release: Release,
+    runc: RuncRelease,
+    go: GoPlan,
+    toolchain: Toolchain,
 ) -> ComponentPlan:
     """The distribution's package has no Makefile and no commit: `go build` gets what the
-    Makefile's `static` would give it, and the package's version stands for the commit."""
+    Makefile's `static`, or its `runc`, would give it, and the package's version stands for the
+    commit."""
     home = f"{WORK}/runc"
     packaged = _packaged(facts, "runc", runc.version)
     how = packaged.go_build
@@ -295,15 +301,17 @@ def packaged_runc(
         raise FactsError(
             f"nothing says how to compile runc {runc.version} without its Makefile",
             place="builders/model/data/debian",
+            next_step="take upstream's: --runc-source git",
         )
-    tags = _runc_tags(request, runc) + how.static_tags
+    static = toolchain.runc_linking == "static"
+    tags = _runc_tags(request, runc) + (how.static_tags if static else ())
     stamps = ("-X", f"main.gitCommit={packaged.revision}", "-X", f"main.version={runc.prints}")
     return ComponentPlan(
         name="runc",
         version=runc.version,
         source=_source(request, facts, "runc", runc, "debian"),
         tags=tags,
-        linking="static",
+        linking=toolchain.runc_linking,
         go=go.version,
         folder=f"{home}/src",
         files={},
@@ -320,7 +328,7 @@ def packaged_runc(
         command=(
             "go", "build", "-v", *how.flags,
             "-tags", " ".join(tags),
-            "-ldflags", " ".join(how.static_ldflags + stamps),
+            "-ldflags", " ".join((*(how.static_ldflags if static else ()), *stamps)),
             "-o", f"{home}/runc",
             "github.com/opencontainers/runc",
         ),

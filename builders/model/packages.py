@@ -95,7 +95,11 @@ def rpm_version(upstream: str) -> str:
     """
     match = UPSTREAM.fullmatch(upstream)
     if match is None:
-        raise FactsError(f"{upstream!r} is no version that a package can have", place="packages")
+        raise FactsError(
+            f"{upstream!r} is no version that a package can have",
+            place="packages",
+            next_step="build a release whose version is as 1.2.3 or 1.2.3-rc1",
+        )
     return f"{match[1]}~{match[2]}" if match[2] else match[1]
 
 

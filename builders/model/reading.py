@@ -22,6 +22,8 @@ else:
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 GO = re.compile(r"1\.\d{1,2}(\.\d{1,2})?", re.ASCII)
+#: What helps against a file of facts that is not as it should be.
+RESTORE = "mend what was edited there, or take the file as it was released"
 
 T = TypeVar("T")
 
@@ -31,7 +33,9 @@ def load_toml(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # tomllib lets all of them out
-        raise FactsError(f"cannot be read: {error}", place=str(path)) from error
+        raise FactsError(
+            f"cannot be read: {error}", place=str(path), next_step=RESTORE
+        ) from error
     return data
 
 
@@ -40,9 +44,11 @@ def checked(path: Path, build: Callable[[dict[str, Any]], T]) -> T:
     try:
         return build(data)
     except KeyError as error:
-        raise FactsError(f"the key {error.args[0]!r} is missing", place=str(path)) from error
+        raise FactsError(
+            f"the key {error.args[0]!r} is missing", place=str(path), next_step=RESTORE
+        ) from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise FactsError(str(error), place=str(path)) from error
+        raise FactsError(str(error), place=str(path), next_step=RESTORE) from error
 
 
 def matching(pattern: re.Pattern[str], value: object, name: str) -> str:

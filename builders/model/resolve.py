@@ -154,7 +154,7 @@ def resolve(request: BuildRequest, facts: Facts) -> BuildPlan:
                 next_step="write tags such as seccomp, with blanks between them",
             )
     if request.runc_source == "debian":
-        runc_plan = packaged_runc(request, facts, release, runc, runc_compiler)
+        runc_plan = packaged_runc(request, facts, release, runc, runc_compiler, known)
     else:
         runc_plan = upstream_runc(request, facts, release, runc, runc_compiler, known)
     kubelet_plan = kubelet(request, facts, release, compiler)

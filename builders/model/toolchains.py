@@ -48,6 +48,11 @@ class DebianSource:
     go_build: GoBuild | None = None
 
 
+def go_name(version: str) -> str:
+    """What a Go calls itself: before 1.21 a release without patches goes by two numbers."""
+    return version.removesuffix(".0") if numbers(version) < (1, 21) else version
+
+
 @dataclass(frozen=True)
 class GoArchive:
     """An official Go archive for linux-amd64."""
@@ -58,9 +63,8 @@ class GoArchive:
 
     @property
     def name(self) -> str:
-        """Its file name: before Go 1.21 a release without patches is called by two numbers."""
-        short = self.version.removesuffix(".0") if numbers(self.version) < (1, 21) else self.version
-        return f"go{short}.linux-amd64.tar.gz"
+        """Its file name."""
+        return f"go{go_name(self.version)}.linux-amd64.tar.gz"
 
 
 @dataclass(frozen=True)

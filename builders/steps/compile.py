@@ -14,6 +14,7 @@ from pathlib import Path
 from builders.errors import CompileError, IntegrityError, MachineError, ToolchainError
 from builders.model.artifact import Binary, SourceTree
 from builders.model.plan import GENERATED, TMP, WORK, ComponentPlan, GoPlan
+from builders.model.toolchains import go_name
 from builders.tools import elf
 from builders.tools.builder import Session
 from builders.tools.cache import sha256_of
@@ -78,7 +79,7 @@ def put_go(go: GoPlan, archive: Path, session: Session, on_line: OnOutput) -> No
                 next_step="look at free disk space; compare the archive with upstream's",
                 detail=result.tail,
             )
-    if not any(line.startswith(f"go version go{go.version} ") for line in result.tail):
+    if not any(line.startswith(f"go version go{go_name(go.version)} ") for line in result.tail):
         raise ToolchainError(
             f"{go.archive['name']} is not Go {go.version}",
             place=go.root,

@@ -66,7 +66,11 @@ def _row(archive: apt.Archive, suites: Iterable[str], name: str, version: str | 
         stanza = apt.find(archive.index(suite, "main/binary-amd64/Packages"), name, version)
         if stanza is not None:
             return _inline(suite, stanza)
-    raise UnavailableError(f"{name} {version or ''} is in none of {', '.join(suites)}")
+    raise UnavailableError(
+        f"{name} {version or ''} is in none of {', '.join(suites)}",
+        place="the archive's index of packages",
+        next_step="wait until the archive's suites fit each other, or name another mirror",
+    )
 
 
 def _inline(suite: str, stanza: Mapping[str, str]) -> str:

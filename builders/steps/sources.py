@@ -155,7 +155,11 @@ class Debian:
         if first["architecture"] == "source":
             archive = self._cache.file(first["sha256"])
             if not _refuse_other_commit(archive, component):
-                raise IntegrityError("the archive names no commit", place=str(archive))
+                raise IntegrityError(
+                    "the archive names no commit",
+                    place=str(archive),
+                    next_step="remove it, so that it is fetched again",
+                )
             return SourceTree(component.name, archive, strip=1)
         path = folder / f"{component.name}.tar"
         rows = component.source.files

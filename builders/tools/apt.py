@@ -13,7 +13,7 @@ import lzma
 import re
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,20 +215,33 @@ class Archive:
         if (suite, name) not in self._indices:
             sha256 = self._release(suite).get(f"{name}.xz")
             if sha256 is None:
-                raise UnavailableError(f"{suite} lists no {name}.xz", place=f"InRelease of {suite}")
-            folder = f"dists/{suite}/{name}".rpartition("/")[0]
-            url = self.url(suite, f"{folder}/by-hash/SHA256/{sha256}")
-            body = self._downloader.read(url, INDEX_LIMIT)
-            actual = hashlib.sha256(body).hexdigest()
-            if actual != sha256:
+                raise UnavailableError(
+                    f"{suite} lists no {name}.xz",
+                    place=f"InRelease of {suite}",
+                    next_step=f"name a whole mirror, by {MIRROR_VARIABLES[archive_of(suite)]}",
+                )
+            packed = self._packed_index(suite, f"dists/{suite}/{name}", sha256)
+            with _understood(f"{name}.xz of {suite}"):
+                self._indices[suite, name] = lzma.decompress(packed).decode()
+        return self._indices[suite, name]
+
+    def _packed_index(self, suite: str, path: str, sha256: str) -> bytes:
+        """An index as it travels, from the first mirror that gives it whole."""
+        problems = list[NokmemError]()
+        for url in self.urls(suite, f"{path.rpartition('/')[0]}/by-hash/SHA256/{sha256}"):
+            try:
+                body = self._downloader.read(url, INDEX_LIMIT)
+                actual = hashlib.sha256(body).hexdigest()
+                if actual == sha256:
+                    return body
                 raise IntegrityError(
-                    f"{name}.xz: the signed Release says sha256 {sha256}, got {actual}",
+                    f"{path}.xz: the signed Release says sha256 {sha256}, got {actual}",
                     place=redacted(url),
                     next_step="try again, or another mirror",
                 )
-            with _understood(f"{name}.xz of {suite}"):
-                self._indices[suite, name] = lzma.decompress(body).decode()
-        return self._indices[suite, name]
+            except (IntegrityError, UnavailableError) as error:
+                problems.append(error)
+        raise _worst(problems)
 
     def _release(self, suite: str) -> Mapping[str, str]:
         """The hashes of a suite's indices, from the first mirror whose signature is good."""
@@ -247,11 +260,7 @@ class Archive:
                 place="the machine's apt configuration and the environment",
                 next_step=f"set {MIRROR_VARIABLES[archive]} to the URL of a mirror",
             )
-        # What is wrong tells more than what is silent.
-        worst = next((one for one in problems if isinstance(one, IntegrityError)), problems[-1])
-        if len(problems) > 1:
-            worst.detail = tuple(f"{one.place}: {one.fact}" for one in problems)
-        raise worst
+        raise _worst(problems)
 
     def _read_release(self, suite: str, mirror: str) -> None:
         url = below(mirror, f"dists/{suite}/InRelease")
@@ -297,6 +306,14 @@ class Archive:
                     next_step=step,
                 )
             return text.read_text(encoding="utf-8", errors="replace")
+
+
+def _worst(problems: Sequence[NokmemError]) -> NokmemError:
+    """Of what each mirror did, what to say: what is wrong tells more than what is silent."""
+    worst = next((one for one in problems if isinstance(one, IntegrityError)), problems[-1])
+    if len(problems) > 1:
+        worst.detail = tuple(f"{one.place}: {one.fact}" for one in problems)
+    return worst
 
 
 @contextmanager
@@ -462,6 +479,7 @@ def solve(
         raise UnavailableError(
             "apt-get update failed",
             place=", ".join(mirrors_by_suite),
+            next_step="read the lines above; check the mirrors and the network",
             detail=tuple(map(scrubbed, result.tail)),
         )
     answers = []
@@ -470,7 +488,10 @@ def solve(
         result, text = process.capture(argv, environment=environment, timeout=300)
         if not result.ok:
             raise UnavailableError(
-                "apt cannot resolve these packages", place=result.command, detail=result.tail
+                "apt cannot resolve these packages",
+                place=result.command,
+                next_step="read the lines above; the mirror's suites may not fit each other yet",
+                detail=result.tail,
             )
         answers.append(re.findall(r"^Inst (\S+) \((\S+) .*\[(\w+)\]\)", text, re.M))
     return answers

@@ -95,13 +95,45 @@ def commit(archive: Path) -> str:
 
 def strip(archive: Path) -> int:
     """How many leading folders tar has to take off: the one that everything is below, and the
-    `./` before it. The archive is read to its end: only there its layout is known."""
+    `./` before it. The archive is read to its end: only there its layout is known.
+
+    IntegrityError where a member would be written elsewhere, or is no file, folder or link.
+    """
     with _opened(archive) as tar:
-        names = [member.name.lstrip("/") for member in members(tar) if member.name != "."]
+        names = [name for name in _harmless(archive, members(tar)) if name != "."]
     plain = [name.removeprefix("./") for name in names]
     if len({name.partition("/")[0] for name in plain}) != 1 or not any("/" in n for n in plain):
         return 0
     return 2 if plain != names else 1
+
+
+def _harmless(archive: Path, found: Iterable[tarfile.TarInfo]) -> Iterator[str]:
+    """The names of the members. A symbolic link may lead anywhere, but nothing lies behind one."""
+    links = set()
+    for member in found:
+        parts = member.name.split("/")
+        behind = {"/".join(parts[:count]) for count in range(1, len(parts))}
+        wrong = (
+            "an absolute path" if member.name.startswith("/")
+            else "a path that leads out of its folder" if ".." in parts
+            else "a device" if member.isdev()
+            else "a link to a file outside" if member.islnk() and _outside(member.linkname)
+            else "a path behind a link" if behind & links
+            else ""
+        )  # fmt: skip
+        if wrong:
+            raise IntegrityError(
+                f"the archive is hostile, or damaged: {member.name!r} is {wrong}",
+                place=str(archive),
+                next_step="nothing of it was unpacked; look at where it comes from",
+            )
+        if member.issym():
+            links.add(member.name)
+        yield member.name
+
+
+def _outside(name: str) -> bool:
+    return name.startswith("/") or ".." in name.split("/")
 
 
 def unpacked(archive: Path, destination: Path) -> Path:

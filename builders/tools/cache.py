@@ -27,6 +27,7 @@ from typing import IO
 from builders.errors import BusyError, IntegrityError, MachineError
 
 CHUNK = 1 << 20
+FOLDERS = ("files", "git", "trees", "go", "runs", "locks")
 #: The lock that builds share; a prune wants it alone.
 IN_USE = "in-use"
 
@@ -97,6 +98,7 @@ class Cache:
         self.root = root
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o755)
+            self._refuse_others()
             probe = root / f".probe-{secrets.token_hex(4)}"
             probe.touch()
             probe.unlink()
@@ -106,6 +108,19 @@ class Cache:
                 place=str(root),
                 next_step="set NOKMEM_CACHE to a folder of your own",
             ) from error
+
+    def _refuse_others(self) -> None:
+        """What others could write is not to be run here; and what is written here would be in
+        their way, where they cannot be in ours: root's."""
+        for path in (self.root, *(self.root / name for name in FOLDERS)):
+            with suppress(FileNotFoundError):
+                owner = path.stat().st_uid
+                if owner != os.geteuid():
+                    raise MachineError(
+                        f"the cache is somebody else's: uid {owner} owns this, not {os.geteuid()}",
+                        place=str(path),
+                        next_step="run as its owner, or set NOKMEM_CACHE to a folder of your own",
+                    )
 
     @property
     def identity(self) -> str:

@@ -237,8 +237,8 @@ class ContainerBuilder:
                     container = thread.submit(self._start, key, limits, scratch.name).result()
                 yield ContainerSession(self._client, container, _volume(key))
             finally:
-                if not keep:
-                    surely(partial(self._remove, f"{LABEL}.run={scratch.name}"))
+                label = f"{LABEL}.run={scratch.name}"
+                surely(partial(self._wake if keep else self._remove, label))
 
     def _start(self, key: str, limits: Limits, run: str) -> Container:
         with _translated("starting the build container"):
@@ -264,10 +264,18 @@ class ContainerBuilder:
 
     def _remove(self, label: str) -> None:
         with suppress(DockerException, requests.RequestException):
-            for one in self._client.containers.list(
-                all=True, filters={"label": label}, ignore_removed=True
-            ):
+            for one in self._labelled(label):
                 one.remove(force=True, v=True)
+
+    def _wake(self, label: str) -> None:
+        """What `stop` has ended is there to be entered."""
+        with suppress(DockerException, requests.RequestException):
+            for one in self._labelled(label):
+                one.start()
+
+    def _labelled(self, label: str) -> list[Container]:
+        filters: dict[str, str | list[str] | bool] = {"label": label}
+        return self._client.containers.list(all=True, filters=filters, ignore_removed=True)
 
     def sweep(self) -> int:
         """Remove the containers that killed runs of this cache left; their count."""
@@ -326,7 +334,11 @@ class ContainerSession:
         self.run(["install", "-d", str(path.parent)], environment=environment, folder="/")
         with _translated(f"sending {destination}"):
             if not self._container.put_archive(str(path.parent), _tar_stream(source, path.name)):
-                raise MachineError("the engine did not take a file", place=destination)
+                raise MachineError(
+                    "the engine did not take a file",
+                    place=destination,
+                    next_step="look at the engine's log and its free disk space",
+                )
 
     def run(
         self,
@@ -422,7 +434,11 @@ def _copy_member(chunks: Iterator[bytes], file: BinaryIO, path: str) -> None:
     except tarfile.ReadError:
         member = None
     if member is None or not member.isreg():
-        raise MachineError(f"{path} is not a file", place="the engine's archive of it")
+        raise MachineError(
+            f"{path} is not a file",
+            place="the engine's archive of it",
+            next_step="look at what the build printed: it made something else there",
+        )
     left = member.size
     for chunk in chain((head[member.offset_data :],), chunks):
         left -= file.write(chunk[:left])

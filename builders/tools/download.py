@@ -108,20 +108,10 @@ class Downloader:
             return reason(error)
 
     def read(self, url: str, limit: int) -> bytes:
-        """The body of `url`, refused where it is longer than `limit` bytes."""
-        try:
-            with self._session.get(url, timeout=TIMEOUT, stream=True) as response:
-                _raise_for(response, url)
-                body = bytearray()
-                for chunk in response.iter_content(CHUNK):
-                    body += chunk
-                    if len(body) > limit:
-                        raise UnavailableError(
-                            f"the answer is longer than {limit} bytes", place=redacted(url)
-                        )
-                return bytes(body)
-        except requests.RequestException as error:
-            raise _unavailable(url, error) from error
+        """The body of `url`, as `fetch` gives it, refused where it is longer than `limit` bytes."""
+        body = bytearray()
+        self.fetch(url, body.extend, limit=limit)
+        return bytes(body)
 
     def fetch(
         self,
@@ -129,12 +119,13 @@ class Downloader:
         write: Callable[[bytes], object],
         *,
         size: int | None = None,
+        limit: int = LIMIT,
         on_bytes: OnBytes | None = None,
     ) -> None:
         """Give the body of `url` to `write`: `size` bytes, or, where that is not known, no more
-        than LIMIT. What a connection leaves out when it dies is asked for again."""
+        than `limit`. What a connection leaves out when it dies is asked for again."""
         done = 0
-        limit = LIMIT if size is None else size
+        limit = limit if size is None else size
         problem: requests.RequestException | None = None
         for attempt in range(ATTEMPTS + 1):
             whole = False
@@ -164,6 +155,7 @@ class Downloader:
                                 if size is not None
                                 else f"longer than {limit} bytes, the most that is taken",
                                 place=redacted(url),
+                                next_step="what is there is not what was meant: try another place",
                             )
                     whole = True
             except requests.RequestException as error:

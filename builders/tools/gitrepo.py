@@ -60,6 +60,7 @@ INHERITED = (
     "GIT_SSL_NO_VERIFY",
     "GIT_WORK_TREE",
 )
+FULL = "No space left on device"
 ATTEMPTS = 3
 ANSWER_SECONDS = 20
 TAIL_LINES = 20
@@ -105,10 +106,17 @@ class Change:
 
 
 def holds(store: Path, commit: str) -> bool:
-    """Whether a commit has been fetched into the store, whole."""
-    return store.is_dir() and succeeds(
-        sealed(store), "rev-parse", "--verify", "--quiet", f"refs/pinned/{commit}"
-    )
+    """Whether a commit has been fetched into the store, whole; MachineError where git does not
+    read the store for this user."""
+    if not store.is_dir():
+        return False
+    try:
+        sealed(store).rev_parse("--verify", "--quiet", f"refs/pinned/{commit}")
+    except GitCommandError as error:
+        if _advice(error):
+            raise _unusable(store, error) from error
+        return False
+    return True
 
 
 def fetch(
@@ -130,18 +138,17 @@ def fetch(
         return
     store.mkdir(parents=True, exist_ok=True)
     git = sealed(store)
-    git.init("--quiet", "--bare", "--template=")
+    try:
+        git.init("--quiet", "--bare", "--template=")
+    except GitCommandError as error:
+        raise _unusable(store, error) from error
     reasons = []
     for number, url in enumerate(urls):
         try:
             actual = _fetch_tag(git, url, tag, on_line)
         except GitCommandError as error:
-            if "No space left on device" in str(error.stderr):
-                raise MachineError(
-                    "the disk of the cache is full",
-                    place=str(store),
-                    next_step="free some room there, or name another cache with NOKMEM_CACHE",
-                ) from error
+            if FULL in str(error.stderr) or not os.access(store, os.W_OK):
+                raise _unusable(store, error) from error
             reasons.append(_reason(error, url))
             if number + 1 < len(urls):
                 say(f"{shown(url)}: {reasons[-1]}; asking {shown(urls[number + 1])}")
@@ -153,7 +160,10 @@ def fetch(
                 next_step="ask upstream why; do not change the pin to fit",
             )
         # A ref of its own says that the commit is here, whole, and keeps it.
-        git.update_ref(f"refs/pinned/{commit}", commit)
+        try:
+            git.update_ref(f"refs/pinned/{commit}", commit)
+        except GitCommandError as error:
+            raise _unusable(store, error) from error
         return
     raise UnavailableError(
         f"the tag {tag} could not be fetched: {reasons[-1]}",
@@ -429,6 +439,17 @@ def _incomplete(folder: Path, what: str, error: Exception) -> UnavailableError:
         place=str(folder),
         next_step=_advice(error)
         or "fetch it into that repository: git fetch <upstream> tag <tag>, without --filter",
+    )
+
+
+def _unusable(store: Path, error: GitCommandError) -> MachineError:
+    """What is wrong with a store itself, not with what it is to be filled from."""
+    full = FULL in str(error.stderr)
+    return MachineError(
+        "the disk of the cache is full" if full else f"git has no use of it: {_reason(error, '')}",
+        place=str(store),
+        next_step=("free some room there" if full else "run as its owner")
+        + ", or name another cache with NOKMEM_CACHE",
     )
 
 

@@ -106,7 +106,7 @@ def run(
 
     Output goes line by line to `on_line`; where `stdout` is a file, it takes stdout untouched
     and only stderr is read as lines. A timeout (seconds) kills the group and counts as exit
-    code 124, as timeout(1) has it.
+    code 124, as timeout(1) has it; a signal's number counts from 128, as sh has it.
     """
     words = tuple(argv)
     tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -142,7 +142,8 @@ def run(
     finally:
         _kill_group(process)
         stream.close()
-    return Result(words, process.returncode, tuple(tail))
+    code = process.returncode
+    return Result(words, code if code >= 0 else 128 - code, tuple(tail))
 
 
 def capture(

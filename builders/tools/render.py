@@ -24,4 +24,8 @@ def render(template: Path, **values: object) -> str:
     try:
         return environment.get_template(template.name).render(**values)
     except TemplateError as error:
-        raise FactsError(f"cannot be rendered: {error}", place=str(template)) from error
+        raise FactsError(
+            f"cannot be rendered: {error}",
+            place=str(template),
+            next_step="mend what was edited there, or take the file as it was released",
+        ) from error

@@ -87,7 +87,8 @@ class Rootfs:
         with self._cache.run_folder() as scratch:
             try:
                 root = scratch / "root"
-                root.mkdir(mode=0o755)
+                root.mkdir()
+                root.chmod(0o755)  # whatever the umask: others compile below it
                 self._outside(
                     ["tar", "-xpf", str(seed), "--numeric-owner", "-C", str(root)], on_line
                 )
