@@ -39,7 +39,7 @@ from builders.model.artifact import (
     Manifest,
     Package,
 )
-from builders.model.components import patches_for
+from builders.model.components import followed, patches_for
 from builders.model.packages import package_plans
 from builders.model.plan import BuildPlan, BuildRequest, ComponentPlan, ToolchainPlan
 from builders.model.releases import RECIPES, Facts
@@ -278,14 +278,17 @@ def verify(folder: Path) -> tuple[Manifest, CheckReport]:
     """Ask every binary of a dist folder everything again.
 
     What a binary must be comes from the project's own facts of that release, not from the
-    folder. A control ("stock") is held to be nokmem and so fails: it must never pass for the
-    real thing. What the papers say is held against these facts, the plan and the binaries.
+    folder, but for the patches of the user's, which its plan names. A control ("stock") is held to
+    be nokmem and so fails: it must never pass for the real thing. What the papers say is held
+    against these facts, the plan and the binaries.
     """
     described = manifest.read(folder)
     decided = plan(dataclasses.replace(described.request, variant="nokmem"))
-    items = _items(described, decided, folder)
-    asked = checks.prove(items, decided.target).checks
     planned = manifest.plan(folder)
+    said = {component.name: component.source for component in planned.components}
+    parts = tuple(followed(c, said.get(c.name, c.source)) for c in decided.components)
+    items = _items(described, dataclasses.replace(decided, components=parts), folder)
+    asked = checks.prove(items, decided.target).checks
     known = provenance.check_sources(planned, plan(described.request))
     papers = _papers(described, planned, [binary for binary, _ in items], folder)
     return described, CheckReport((*asked, known, *papers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from builders.errors import FactsError, UnavailableError, UsageError
@@ -120,9 +120,25 @@ def _build_id(patches: tuple[Patch, ...], version: str) -> str:
     adoption = next((patch for patch in patches if patch.brings == ADOPTION), None)
     if adoption is None:
         return ""
-    own = "".join(patch.sha256 for patch in patches if patch.own)
-    suffix = f".{hashlib.sha256(own.encode()).hexdigest()[:8]}" if own else ""
-    return f"{version}+nokmem.{adoption.revision}{suffix}"
+    own = (patch.sha256 for patch in patches if patch.own)
+    return _with_own(f"{version}+nokmem.{adoption.revision}", own)
+
+
+def _with_own(build: str, own: Iterable[str]) -> str:
+    """The id of a build that has patches of the user's, too, by their hashes."""
+    text = "".join(own)
+    return f"{build}.{hashlib.sha256(text.encode()).hexdigest()[:8]}" if text else build
+
+
+def followed(known: ComponentPlan, source: SourcePlan) -> ComponentPlan:
+    """A component as the facts have it, by the id that it has where the patches of such a source
+    follow its own."""
+    if not known.build:
+        return known
+    own = source.patches[len(known.source.patches) :]
+    build = _with_own(known.build, (patch.get("sha256", "") for patch in own))
+    prints = tuple(line.replace(known.build, build) for line in known.prints)
+    return dataclasses.replace(known, build=build, prints=prints)
 
 
 def _environment(release: Release, go: GoPlan) -> dict[str, str]:

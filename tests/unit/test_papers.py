@@ -3,8 +3,10 @@ refused too: what is looked at here is what is said of the rest."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,17 @@ from builders.model.artifact import (
     REPORT,
     SBOM,
     SCRIPT,
+    Binary,
+    CheckReport,
     Package,
 )
 from builders.model.plan import BuildPlan
-from builders.steps import manifest, provenance
+from builders.steps import checks, manifest, provenance
+from builders.steps.checks import Expected
 from builders.tools.cache import sha256_of
 from tests import falsified
+from tests.conftest import REQUEST
+from tests.integration import small
 from tests.unit.test_manifest import write
 
 RPM = "runc-nokmem-1-1.x86_64.rpm"
@@ -140,6 +147,27 @@ def test_what_is_refused_of_a_folder_that_looks_whole(
     change(place)
     falsified.fit(place)
     assert refused(place) == expected
+
+
+def test_the_id_that_patches_of_ones_own_give_is_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the binary prints it with --stamp, and as it is in the binary."""
+    own = Path(small.series(tmp_path / "own", "cmd/main.go", "main()", "main( )"))
+    built = pipeline.plan(dataclasses.replace(REQUEST, stamp=True), own)
+    seen: list[Expected] = []
+
+    def look(items: Iterable[tuple[Binary, Expected]], _: object) -> CheckReport:
+        seen.extend(expected for _, expected in items)
+        return CheckReport(())
+
+    monkeypatch.setattr(checks, "prove", look)
+    pipeline.verify(write(tmp_path, built))
+    kubelet = built.components[1]
+    assert re.fullmatch(r"v1\.20\.2\+nokmem\.1\.[0-9a-f]{8}", kubelet.build)
+    assert [(one.build, one.prints) for one in seen if one.name == "kubelet"] == [
+        (kubelet.build, kubelet.prints)
+    ]
 
 
 def test_a_plan_that_is_none_is_an_error_of_its_own(plan: BuildPlan, tmp_path: Path) -> None:
