@@ -410,6 +410,7 @@ def fetch(
         "test": "run the patches' own Go tests in the tree of one --k8s",
         "k8s": "releases, with commas between them, instead of the first and last of each minor",
         "k8s_source": WHAT["k8s_source"],
+        "k8s_sha256": WHAT["k8s_sha256"],
         "patches": WHAT["patches"],
         "offline": "use the cache alone",
         "format": "text or markdown",
@@ -421,6 +422,7 @@ def patches(
     test: bool = False,
     k8s: str = "",
     k8s_source: str = "auto",
+    k8s_sha256: str = "",
     patches: str = "",
     offline: bool = False,
     format: str = "text",  # noqa: A002 -- the option's name
@@ -448,7 +450,9 @@ def patches(
             raise UsageError(
                 f"{format!r} is not a format", place="--format", next_step="use text or markdown"
             )
-        what = What(k8s_source=k8s_source, patches=patches, toolchain="debian")
+        what = What(
+            k8s_source=k8s_source, k8s_sha256=k8s_sha256, patches=patches, toolchain="debian"
+        )
         if test:
             options = what.options("", Limits(), offline=offline)
             report = pipeline.test_patches(what.request(k8s), options, _cache(), terminal)
@@ -600,11 +604,14 @@ def reproduce(
 
         from builders import pipeline
         from builders.errors import ProofError
+        from builders.steps import manifest
         from builders.tools.builder import Limits
 
         place = _folder(dist)
-        what = What(k8s_source=k8s_source, runc_source=runc_source, patches=patches)
-        options = what.options(builder, Limits(), offline=offline, bundle=from_bundle)
+        options = What(patches=patches).options(
+            builder, Limits(), offline=offline, bundle=from_bundle
+        )
+        options = _again(options, manifest.read(place).request, k8s_source, runc_source)
         with tempfile.TemporaryDirectory(prefix="nokmem-again-") as work:
             rows = pipeline.reproduce(place, Path(work), options, _cache(), terminal)
         columns = ("", "file", "sha256", "again")
@@ -1012,6 +1019,32 @@ def _source(component: str, word: str, sha256: str) -> tuple[str, tuple[OwnArchi
     if place and folder:
         return "dir", (), word
     return word, (), ""
+
+
+def _again(options: Options, request: BuildRequest, kubernetes: str, runc: str) -> Options:
+    """The options with the places of those sources of which a manifest has only what they are."""
+    from builders.errors import UsageError
+
+    folders, archives = dict(options.places.folders), dict(options.places.archives)
+    for option, word, component, version, kind in (
+        ("--k8s-source", kubernetes, "kubelet", request.kubernetes, request.kubernetes_source),
+        ("--runc-source", runc, "runc", request.runc, request.runc_source),
+    ):
+        own = request.archive(component.replace("kubelet", "kubernetes"), version)
+        if word in ("auto", kind):
+            continue
+        if kind == "dir":
+            folders[component] = Path(word)
+        elif kind == "archive" and own:
+            archives[own.sha256] = word
+        else:
+            raise UsageError(
+                f"by its manifest the source of {component} was {kind}, which needs no place",
+                place=option,
+                next_step="leave it out",
+            )
+    places = dataclasses.replace(options.places, folders=folders, archives=archives)
+    return dataclasses.replace(options, places=places)
 
 
 def _settings() -> Settings:

@@ -79,6 +79,12 @@ def provider(component: ComponentPlan, cache: Cache, places: Places, say: Say) -
         urls = repositories(component, places.environment, component.source.url)
         return Git(cache, urls, say)
     if kind == "dir":
+        if component.name not in places.folders:
+            raise UsageError(
+                f"{component.name} is built from a folder, and none is named",
+                place=f"--{'k8s' if component.name == 'kubelet' else component.name}-source",
+                next_step="name the folder with its repository",
+            )
         return Folder(places.folders[component.name], say)
     if kind == "archive":
         return Archive(cache, places, say)

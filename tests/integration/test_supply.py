@@ -921,6 +921,13 @@ def test_an_archive_is_named_with_its_hash_or_the_command_says_so(
     assert (found, says in text) == (code, True), text
 
 
+def test_patches_are_checked_on_an_archive_with_its_hash(world: World) -> None:
+    (world.folder / "k.tar").write_bytes(b"")
+    words = ("--k8s-source", str(world.folder / "k.tar"), "--k8s-sha256", sha256(b""))
+    found, text = cli(world, "patches", "--check", "--k8s", ONE, *words)
+    assert (found, "FAILS: this is no tar archive" in text) == (1, True), text
+
+
 def test_what_can_never_be_is_refused_before_anything_is_fetched(world: World) -> None:
     found, text = cli(world, "fetch", "--k8s", f"{ONE},v9", NOKMEM_GO_MIRROR=NOBODY)
     assert (found, text.partition("\n")[0]) == (2, "usage: 'v9' is not a Kubernetes version")

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
+import tasks
+from builders import pipeline
 from builders.errors import UsageError
+from builders.model.plan import BuildRequest, OwnArchive
 from builders.model.settings import VARIABLES, Settings, own_archive, parse
+from builders.steps import sources
+from builders.steps.sources import Places
+from builders.supply import Options
+from builders.tools.cache import Cache
 
 PLACE = Path("/home/user/site/nokmem.toml")
 GOOD = f"""
@@ -116,3 +123,23 @@ def test_a_mistake_beside_a_password_is_named_without_it(content: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(content, PLACE)
     assert "secret" not in str(vars(caught.value))
+
+
+def test_what_is_named_again_is_known_by_what_the_manifest_has() -> None:
+    """An archive by its hash, which nobody has to type; a folder by its commit."""
+    own = (OwnArchive("kubernetes", "v1.15.3", "k.tar.gz", "1" * 64),)
+    request = BuildRequest(
+        "v1.15.3", runc="1.0.0-rc9", kubernetes_source="archive", runc_source="dir", own=own
+    )
+    found = tasks._again(Options(Places({})), request, "near/k.tar.gz", "runc").places
+    assert found == Places({}, {"runc": Path("runc")}, {"1" * 64: "near/k.tar.gz"})
+    assert tasks._again(Options(Places({})), request, "auto", "auto") == Options(Places({}))
+    with pytest.raises(UsageError, match="the source of runc was git, which needs no place"):
+        tasks._again(Options(Places({})), BuildRequest("v1.15.3", runc_source="git"), "auto", "x")
+
+
+def test_a_folder_that_is_not_named_is_asked_for(tmp_path: Path) -> None:
+    kubelet = pipeline.plan(BuildRequest("v1.15.3", kubernetes_source="dir")).components[1]
+    with pytest.raises(UsageError, match="from a folder, and none is named") as caught:
+        sources.provider(kubelet, Cache(tmp_path), Places({}), print)
+    assert caught.value.place == "--k8s-source"
