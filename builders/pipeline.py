@@ -373,8 +373,8 @@ def reproduce(
     if rows:
         platform = Facts().platforms[described.data["target"]]
         planned = json.loads((place / PLAN).read_text())
-        usual = {each.release for each in package_plans(planned, platform)}
-        own = {row["release"] for row in rows} - usual
+        usual = {each.name: each.release for each in package_plans(planned, platform)}
+        own = {row["release"] for row in rows if row["release"] != usual.get(row["name"])}
         release = own.pop().removesuffix(f".{platform.dist}") if own else ""
         package(again, release, "", options, cache, terminal)
     binaries = [row["name"] for row in described.data["binaries"]]

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from builders import pipeline
 from builders.errors import FactsError, UsageError
+from builders.model.artifact import Package
 from builders.model.packages import PackagePlan, package_plans, rpm_version
 from builders.model.plan import BuildPlan
 from builders.model.releases import Facts
+from builders.steps import manifest
 from builders.steps.packages import refused
+from builders.steps.sources import Places
+from builders.supply import Options
+from builders.tools.cache import Cache
+from builders.tools.terminal import Terminal
+from tests.unit.test_manifest import REPORT, write
 
 EL7 = Facts().platforms["el7"]
 
@@ -53,6 +62,27 @@ def test_own_patches_and_an_own_release_show_in_the_name(plan: BuildPlan) -> Non
     assert "kubelet-nokmem-1.20.2-1.0123abcd.el7.x86_64.rpm" in files
     files = [each.file for each in package_plans(data, EL7, "2.site")]
     assert all("-2.site.el7." in file for file in files)
+
+
+@pytest.mark.parametrize("release", ["", "1", "2.site"])
+def test_a_release_of_ones_own_is_asked_for_again(
+    release: str, plan: BuildPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that some of the packages would have anyway."""
+    place = write(tmp_path, plan)
+    made = [
+        Package(each.name, each.version, each.release, place / each.file, 0, "")
+        for each in package_plans(json.loads(plan.to_json()), EL7, release)
+    ]
+    described = manifest.with_packages(manifest.read(place), made)
+    asked: list[str] = []
+    monkeypatch.setattr(pipeline, "verify", lambda _: (described, REPORT))
+    monkeypatch.setattr(pipeline, "build", lambda *_: pipeline.Built(place, 0, (), ()))
+    monkeypatch.setattr(pipeline, "package", lambda _, word, *__: asked.append(word))
+    monkeypatch.setattr(pipeline, "_compare", lambda *_: None)
+    cache, terminal = Cache(tmp_path / "cache"), Terminal(ci=True)
+    pipeline.reproduce(place, tmp_path, Options(Places({})), cache, terminal)
+    assert asked == [release]
 
 
 @pytest.mark.parametrize("release", ["0", "2-1", "2;id", "%(id)", "2.site\n", "../2", "é"])
