@@ -632,7 +632,8 @@ def reproduce(
     help={
         "dist": "dist folders with packages, separated by commas",
         "folder": "the repository",
-        "url": "where nodes will find that folder, such as https://yum.example/nokmem",
+        "url": "where nodes will find that folder, such as https://yum.example/nokmem; "
+        "without it, as before",
         "sign": "the key of your GnuPG keyring that signed the packages",
     }
 )
@@ -645,10 +646,11 @@ def repo(_: Context, dist: str = "", folder: str = "repo", url: str = "", sign: 
     """
     with _terminal() as terminal:
         from builders import pipeline
+        from builders.steps.repository import address
         from builders.tools.builder import Limits
 
         dists = [_folder(word.strip()) for word in dist.split(",")]
-        where = url or Path(folder).resolve().as_uri()
+        where = address(Path(folder), url)
         options = What().options("", Limits())
         added, count = pipeline.repo(dists, Path(folder), where, sign, options, terminal)
         said = "signed" if sign else "not signed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -39,6 +40,14 @@ def hold(folder: Path) -> Iterator[None]:
         for rubbish in folder.glob(".*.partial"):
             shutil.rmtree(rubbish)
         yield
+
+
+def address(folder: Path, url: str) -> str:
+    """Where nodes find a repository: as given, else as its nokmem.repo says, else the folder."""
+    place = folder / REPO
+    text = place.read_text(encoding="utf-8", errors="replace") if place.is_file() else ""
+    named = re.search("^baseurl=(.+)$", text, re.M)
+    return url or (named[1] if named else folder.resolve().as_uri())
 
 
 def grow(

@@ -13,11 +13,12 @@ from builders.model.artifact import Package
 from builders.model.packages import PackagePlan, package_plans, rpm_version
 from builders.model.plan import BuildPlan
 from builders.model.releases import Facts
-from builders.steps import manifest
+from builders.steps import manifest, repository
 from builders.steps.packages import refused
 from builders.steps.sources import Places
 from builders.supply import Options
 from builders.tools.cache import Cache
+from builders.tools.render import render
 from builders.tools.terminal import Terminal
 from tests.unit.test_manifest import REPORT, write
 
@@ -95,6 +96,15 @@ def test_a_plan_of_no_release_is_in_no_spec(plan: BuildPlan) -> None:
     data = {**json.loads(plan.to_json()), "kubernetes": "v1.20.2%(touch /tmp/x)"}
     with pytest.raises(FactsError):
         package_plans(data, EL7)
+
+
+def test_a_repository_keeps_its_address_until_it_gets_another(tmp_path: Path) -> None:
+    assert repository.address(tmp_path, "") == tmp_path.as_uri()
+    url = "https://yum.example/nokmem"
+    text = render(repository.TEMPLATE, url=url, signed=True, key=repository.KEY)
+    (tmp_path / repository.REPO).write_text(text)
+    assert repository.address(tmp_path, "") == url
+    assert repository.address(tmp_path, "https://other.example") == "https://other.example"
 
 
 def test_nobody_elses_runc_is_provided_or_made_obsolete(plans: dict[str, PackagePlan]) -> None:
