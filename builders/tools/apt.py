@@ -226,11 +226,18 @@ class Archive:
         return self._indices[suite, name]
 
     def _packed_index(self, suite: str, path: str, sha256: str) -> bytes:
-        """An index as it travels, from the first mirror that gives it whole."""
+        """An index as it travels, from the first mirror that gives it whole; not each has them by
+        their hashes."""
         problems = list[NokmemError]()
-        for url in self.urls(suite, f"{path.rpartition('/')[0]}/by-hash/SHA256/{sha256}"):
+        by_hash = f"{path.rpartition('/')[0]}/by-hash/SHA256/{sha256}"
+        names = self.urls(suite, f"{path}.xz")
+        for url, name in zip(self.urls(suite, by_hash), names, strict=True):
             try:
-                body = self._downloader.read(url, INDEX_LIMIT)
+                try:
+                    body = self._downloader.read(url, INDEX_LIMIT)
+                except UnavailableError:
+                    url = name
+                    body = self._downloader.read(url, INDEX_LIMIT)
                 actual = hashlib.sha256(body).hexdigest()
                 if actual == sha256:
                     return body

@@ -167,6 +167,26 @@ def test_an_index_that_is_no_text_is_refused(
             archive.index("bullseye", name)
 
 
+def test_an_index_that_a_mirror_has_not_by_its_hash_is_taken_by_its_name(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, body = "main/binary-arm64/Packages", lzma.compress(b"text")
+    archive._releases["bullseye"] = {f"{name}.xz": hashlib.sha256(body).hexdigest()}
+    archive._chosen["bullseye"] = "http://mirror"
+    answers = {f"http://mirror/dists/bullseye/{name}.xz": body[:-1]}
+
+    def read(url: str, _: int) -> bytes:
+        if url not in answers:
+            raise UnavailableError("HTTP 404", place=url, next_step="")
+        return answers[url]
+
+    monkeypatch.setattr(archive._downloader, "read", read)
+    with pytest.raises(IntegrityError, match="the signed Release says"):
+        archive.index("bullseye", name)
+    answers = {url: body for url in answers}
+    assert archive.index("bullseye", name) == "text"
+
+
 def test_a_release_without_hashes_is_refused(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
