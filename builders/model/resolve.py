@@ -28,6 +28,7 @@ from builders.model.plan import (
     Choices,
     ComponentPlan,
     GoPlan,
+    OwnArchive,
     ToolchainPlan,
 )
 from builders.model.reading import GO
@@ -159,6 +160,7 @@ def resolve(request: BuildRequest, facts: Facts) -> BuildPlan:
         runc_plan = upstream_runc(request, facts, release, runc, runc_compiler, known)
     kubelet_plan = kubelet(request, facts, release, compiler)
     goes = (compiler,) if runc_compiler == compiler else (compiler, runc_compiler)
+    request = dataclasses.replace(request, own=_used(request, release, runc, goes))
     return BuildPlan(
         schema=PLAN_SCHEMA,
         kubernetes=release.version,
@@ -254,6 +256,18 @@ def packager(facts: Facts) -> ToolchainPlan:
     EL7 (4.11) does not, as it knows neither the time of the build nor the host as given."""
     known = facts.toolchains["debian"]
     return _toolchain(known, (), facts.recipes[known.recipe])
+
+
+def _used(
+    request: BuildRequest, release: Release, runc: RuncRelease, goes: Iterable[GoPlan]
+) -> tuple[OwnArchive, ...]:
+    """The archives of the user's that a plan takes something from, of all that are named."""
+    used = [request.archive("go", go.version) for go in goes if go.archive]
+    if request.kubernetes_source == "archive":
+        used.append(request.archive("kubernetes", release.version))
+    if request.runc_source == "archive":
+        used.append(request.archive("runc", runc.version))
+    return tuple(one for one in request.own if one in used)
 
 
 def _toolchain(toolchain: Toolchain, goes: tuple[GoPlan, ...], recipe_sha256: str) -> ToolchainPlan:

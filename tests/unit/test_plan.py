@@ -281,6 +281,19 @@ def test_an_archive_of_ones_own_is_in_the_plan_by_name_and_hash_alone() -> None:
     assert "secret" not in decided.to_json() and "/home" not in decided.to_json()
 
 
+def test_an_archive_for_something_else_changes_no_plan() -> None:
+    own = (
+        OwnArchive("kubernetes", "v1.15.3", "k.tar.gz", "1" * 64),
+        OwnArchive("kubernetes", VERSION, "newer.tar.gz", "2" * 64),
+        OwnArchive("runc", "1.0.0-rc9", "r.tar.gz", "3" * 64),
+        OwnArchive("go", "1.12.9", "go.tar.gz", "4" * 64),
+    )
+    assert pipeline.plan(dataclasses.replace(REQUEST, own=own)) == pipeline.plan(REQUEST)
+    decided = pipeline.plan(BuildRequest("v1.15.3", runc="1.0.0-rc9", own=own))
+    assert decided.request.own == (own[0], *own[2:])
+    assert pipeline.plan(decided.request) == decided
+
+
 @pytest.mark.parametrize("field", ["variant", "target", "runc_source"])
 def test_an_unknown_choice_is_refused_with_the_known_ones(field: str) -> None:
     change: dict[str, Any] = {field: "nonsense"}
