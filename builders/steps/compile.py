@@ -18,6 +18,7 @@ from builders.model.toolchains import go_name
 from builders.tools import elf
 from builders.tools.builder import Session
 from builders.tools.cache import sha256_of
+from builders.tools.files import Program
 
 #: A line of `go build -v`: the import path of a package that has just begun to compile.
 PACKAGE = re.compile(r"(_/)?[a-z0-9][\w.~-]*(/[\w.~+-]+)*")
@@ -31,7 +32,8 @@ LINK_MEMORY = 2 << 30
 #: After so many days Go, too, takes what nobody used out of its cache.
 UNUSED_DAYS = 5
 
-#: Each file of an archive over the one of its name below /, which keeps its mode.
+#: Each file of an archive over the one of its name below /, which keeps its mode but for the right
+#: to execute it.
 LAY_OVER = r"""
 mkdir "$0"
 tar -xf "$0.tar" -C "$0" --no-same-owner
@@ -41,6 +43,11 @@ find . -type f -exec sh -ec '
     for name; do
         mkdir -p "${name%/*}"
         cat "$0/$name" >"$name"
+        if [ -x "$0/$name" ]; then
+            chmod +x "$name"
+        elif [ -x "$name" ]; then
+            chmod -x "$name"
+        fi
     done' "$0" {} +
 rm -rf "$0" "$0.tar"
 """
@@ -173,7 +180,7 @@ def _lay_over(
         with tarfile.open(fileobj=packed, mode="w") as tar:
             for path, content in files.items():
                 entry = tarfile.TarInfo(path.lstrip("/"))
-                entry.size = len(content)
+                entry.size, entry.mode = len(content), 0o644 | isinstance(content, Program) * 0o111
                 tar.addfile(entry, io.BytesIO(content))
         place = f"{WORK}/{component.name}/over"
         session.put(packed.getvalue(), f"{place}.tar")

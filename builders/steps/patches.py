@@ -14,8 +14,9 @@ from builders.tools import mails
 
 @dataclass(frozen=True)
 class Patched:
-    """What patches make of a source: `files` by path, None where one is gone; `commit` is the id
-    of the last one as a commit on nothing but the touched files."""
+    """What patches make of a source: `files` by path, None where one is gone, a Program where one
+    may be executed; `commit` is the id of the last one as a commit on nothing but the touched
+    files."""
 
     files: dict[str, bytes | None]
     commit: str

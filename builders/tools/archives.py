@@ -19,6 +19,7 @@ from pathlib import Path
 from builders.errors import IntegrityError, MachineError, UnavailableError
 from builders.tools.cache import Cache
 from builders.tools.download import Downloader, OnBytes, shown
+from builders.tools.files import Program
 
 Say = Callable[[str], None]
 
@@ -150,7 +151,7 @@ def unpacked(archive: Path, destination: Path) -> Path:
 
 def read(archive: Path, strip: int, paths: Iterable[str]) -> dict[str, bytes | None]:
     """The content of plain files by their path, below `strip` leading folders; None where there
-    is no such file."""
+    is no such file, a Program where it may be executed."""
     found: dict[str, bytes | None] = dict.fromkeys(paths)
     with _opened(archive) as tar:
         for member in members(tar):
@@ -159,7 +160,8 @@ def read(archive: Path, strip: int, paths: Iterable[str]) -> dict[str, bytes | N
                 if member.size > LARGEST:
                     raise tarfile.ReadError(f"{member.name!r} is {member.size} bytes long")
                 content = tar.extractfile(member)
-                found[name] = content.read() if content is not None else None
+                kind = Program if member.mode & 0o100 else bytes
+                found[name] = kind(content.read()) if content is not None else None
     return found
 
 

@@ -1,4 +1,4 @@
-"""Folders and files that change in one step."""
+"""Folders and files that change in one step, and contents that are programs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from typing import BinaryIO
 PART = ".nokmem-"
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
+
+
+class Program(bytes):
+    """The content of a file that may be executed."""
 
 
 def exchange(left: Path, right: Path) -> None:

@@ -26,6 +26,7 @@ from git.exc import GitCommandError
 from builders.errors import IntegrityError, MachineError, UnavailableError, UsageError
 from builders.tools import process
 from builders.tools.download import redacted, scrubbed, shown
+from builders.tools.files import Program
 
 ABSENT = "it is not there"
 #: Nothing of the user's or the machine's configuration takes part, and nobody is asked.
@@ -342,7 +343,8 @@ def tags(folder: Path) -> dict[str, Tagged]:
 
 
 def read(folder: Path, commit: str, paths: Iterable[str]) -> dict[str, bytes | None]:
-    """The content of plain files of a commit; None where it has no such file.
+    """The content of plain files of a commit; None where it has no such file, a Program where it
+    may be executed.
 
     UnavailableError where the commit or a file's content is not in the repository.
     """
@@ -364,11 +366,12 @@ def _files(folder: Path, commit: str, paths: Iterable[str]) -> dict[str, bytes]:
     try:
         listing = str(git.ls_tree("-z", "--full-tree", commit, "--", *paths))
         rows = [row.partition("\t") for row in listing.split("\0") if row.startswith("100")]
-        blobs = {path: meta.split()[2] for meta, _, path in rows}
-        found = _blobs(git, blobs.values())
+        blobs = {path: meta.split() for meta, _, path in rows}
+        found = _blobs(git, (blob for _, _, blob in blobs.values()))
     except (GitCommandError, LookupError) as error:
         raise _incomplete(folder, f"commit {commit}", error) from error
-    return {path: found[blob] for path, blob in blobs.items()}
+    kinds = {"100755": Program}
+    return {path: kinds.get(mode, bytes)(found[blob]) for path, (mode, _, blob) in blobs.items()}
 
 
 def history(folder: Path, pattern: str) -> list[Change]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from git.exc import GitCommandError
 
 from builders.errors import IntegrityError
+from builders.tools.files import Program
 from builders.tools.gitrepo import sealed, succeeds
 
 #: Who commits a patched tree; with the author's date as the committer's, ids are stable.
@@ -21,6 +22,10 @@ IDENTITY = {
     "GIT_COMMITTER_DATE": "2000-01-01T00:00:00Z",
 }
 TAIL_LINES = 20
+#: What a file is by its mode in git, None where it is gone.
+KINDS: dict[str, type[bytes] | None] = {"100644": bytes, "100755": Program, "000000": None}
+#: A file that is empty, or of which a mail changes the mode alone, is named nowhere else.
+BOTH = re.compile(rb"^diff --git a/([^\n\t]+)$", re.M)
 TOUCHED = re.compile(rb"^(?:--- a/|\+\+\+ b/|(?:rename|copy) (?:from|to) )([^\s\"][^\n\t]*)$", re.M)
 
 
@@ -31,7 +36,8 @@ def apply(
 
     `files` has every path that a mail names, None where it is not there yet. Returns the id of
     the last commit, which is the same wherever the same mails meet the same files, and the files
-    that changed, None where one is gone. IntegrityError names mail, file and line.
+    that changed, None where one is gone. IntegrityError names mail, file and line, or what is no
+    plain file.
     """
     git = sealed(scratch)
     git.update_environment(**IDENTITY)
@@ -40,6 +46,7 @@ def apply(
         if content is not None:
             (scratch / path).parent.mkdir(parents=True, exist_ok=True)
             (scratch / path).write_bytes(content)
+            (scratch / path).chmod(0o755 if isinstance(content, Program) else 0o644)
     git.add("--all")
     git.commit("--quiet", "--allow-empty", "-m", "the files that patches touch")
     base = str(git.rev_parse("HEAD"))
@@ -56,11 +63,18 @@ def apply(
                 next_step="patches/*/series.toml says which releases a patch serves",
                 detail=tuple(_said(error).splitlines()[-TAIL_LINES:]),
             ) from error
-    names = str(git.execute(["git", "diff", "--name-only", "-z", base, "HEAD"]))
-    changed = {
-        name: (scratch / name).read_bytes() if (scratch / name).is_file() else None
-        for name in filter(None, names.split("\0"))
-    }
+    rows = str(git.execute(["git", "diff", "--raw", "-z", "--no-renames", base, "HEAD"])).split("\0")
+    changed: dict[str, bytes | None] = {}
+    for meta, name in zip(rows[::2], rows[1::2], strict=False):
+        mode = meta.split()[1]
+        if mode not in KINDS:
+            raise IntegrityError(
+                "patches may make neither links nor submodules",
+                place=name,
+                next_step="let them make plain files",
+            )
+        kind = KINDS[mode]
+        changed[name] = kind((scratch / name).read_bytes()) if kind else None
     return str(git.rev_parse("HEAD")), changed
 
 
@@ -70,7 +84,11 @@ def touched(mail: bytes) -> list[str]:
     IntegrityError for one that leaves the tree, or gets into a repository's own folder.
     """
     found = set()
-    for raw in TOUCHED.findall(mail):
+    names = TOUCHED.findall(mail)
+    for both in BOTH.findall(mail):
+        name = both[: (len(both) - len(b" b/")) // 2]
+        names += [name] if both == name + b" b/" + name else []
+    for raw in names:
         path = raw.decode(errors="replace")
         if path.encode() != raw or {"", "..", ".git"} & set(path.lower().split("/")):
             raise IntegrityError(

@@ -14,7 +14,8 @@ from builders.model.plan import BuildRequest, ComponentPlan
 from builders.model.releases import PATCHES, Facts
 from builders.model.series import ADOPTION, Patch
 from builders.steps import patches
-from builders.tools import mails
+from builders.tools import gitrepo, mails
+from builders.tools.files import Program
 from tests.integration.test_gitrepo import git
 
 FILES = {"a.go": "one\ntwo\nthree\nfour\nfive\n", "gone.go": "x\n", "sub/b.go": "b\n"}
@@ -97,6 +98,49 @@ def test_a_line_above_moves_a_hunk_but_changed_context_refuses_it(
     ) as no:
         apply(component, tmp_path / "fuzzy", series)
     assert no.value.place == "a.go:3", "the file and the hunk"
+
+
+def test_programs_appear_move_and_cease_to_be(
+    component: ComponentPlan, repository: Path, tmp_path: Path
+) -> None:
+    """Of what changes the mode alone too, or the name."""
+    for name, mode in (("gone.go", 0o755), ("sub/b.go", 0o755)):
+        (repository / name).chmod(mode)
+    git(repository, "commit", "--quiet", "-a", "-m", "programs")
+    before = git(repository, "rev-parse", "HEAD")
+    (repository / "a.go").chmod(0o755)
+    (repository / "gone.go").chmod(0o644)
+    (repository / "sub/b.go").rename(repository / "c.go")
+    (repository / "new.sh").touch(0o755)
+    series = mail(repository, {"new.sh": "true\n"})
+
+    def look(paths: Iterable[str]) -> dict[str, bytes | None]:
+        return gitrepo.read(repository, before, paths)
+
+    assert isinstance(look(["sub/b.go"])["sub/b.go"], Program)
+    (tmp_path / "w").mkdir()
+    found = patches.apply(component, [series], look, tmp_path / "w").files
+    assert found == {
+        "a.go": FILES["a.go"].encode(), "c.go": b"b\n", "gone.go": b"x\n", "new.sh": b"true\n",
+        "sub/b.go": None,
+    }  # fmt: skip
+    programs = [name for name, content in found.items() if isinstance(content, Program)]
+    assert programs == ["a.go", "c.go", "new.sh"]
+
+
+@pytest.mark.parametrize("kind", ["link", "submodule"])
+def test_what_is_no_plain_file_is_refused(
+    kind: str, component: ComponentPlan, repository: Path, tmp_path: Path
+) -> None:
+    if kind == "link":
+        (repository / "new").symlink_to("/etc/passwd")
+    else:
+        (repository / "new").mkdir()
+        head = git(repository, "rev-parse", "HEAD")
+        git(repository, "update-index", "--add", "--cacheinfo", f"160000,{head},new")
+    with pytest.raises(IntegrityError, match="neither links nor submodules") as caught:
+        apply(component, tmp_path / "w", mail(repository, {}))
+    assert caught.value.place == "new"
 
 
 def test_what_is_in_already_is_said_to_be(

@@ -48,7 +48,7 @@ from builders.model.plan import (
 from builders.model.releases import Facts
 from builders.model.resolve import resolve
 from builders.steps import sources
-from builders.steps.compile import compile_component, put_go
+from builders.steps.compile import compile_component, lay, put_go
 from builders.steps.sources import Places
 from builders.supply import Options, Supply
 from builders.tools import archives, download, gitrepo, process
@@ -56,6 +56,7 @@ from builders.tools.builder import Builder, Limits, Recipe
 from builders.tools.cache import Cache, sha256_of
 from builders.tools.container import ContainerBuilder
 from builders.tools.download import Downloader
+from builders.tools.files import Program
 from builders.tools.terminal import Terminal
 from tests.conftest import ROOT, VERSION
 from tests.integration.test_gitrepo import TAG, git, names, quiet, server, upstream
@@ -612,6 +613,25 @@ def test_a_builder_unpacks_it_whatever_it_was_packed_with(
     with builder.start(plan.toolchain.key, Limits()) as session:
         compile_component(made, tree, {}, session, world.folder, said.append, quiet)
     assert "found" in said
+
+
+def test_what_is_laid_over_it_may_be_a_program(
+    builder: Builder, plan: BuildPlan, component: ComponentPlan, tmp_path: Path
+) -> None:
+    for mode in (0o644, 0o755):
+        (tmp_path / "k.tar").write_bytes(tar_of({"plain": b"old", "tool": b"old"}, mode=mode))
+        made = dataclasses.replace(component, files={}, links={})
+        tree = SourceTree(made.name, tmp_path / "k.tar", 0)
+        over = {name: b"\n" for name in ("plain", "new/plain")}
+        over |= {name: Program(b"\n") for name in ("tool", "new/tool")}
+        said: list[str] = []
+        with builder.start(plan.toolchain.key, Limits()) as session:
+            lay(made, tree, over, session, said.append)
+            session.run(
+                ["find", ".", "-type", "f", "-size", "1c", "-printf", "%P %m\n"],
+                environment={}, folder=made.folder, on_line=said.append,
+            )  # fmt: skip
+        assert sorted(said) == ["new/plain 644", "new/tool 755", "plain 644", "tool 755"]
 
 
 # Go

@@ -10,6 +10,7 @@ import pytest
 
 from builders.errors import IntegrityError
 from builders.tools import archives
+from builders.tools.files import Program
 
 COMMIT = "0123456789" * 4
 TREE = {"Makefile": b"all:\n", "pkg/main.go": b"package main\n"}
@@ -38,6 +39,16 @@ def test_the_folders_above_the_source_are_found(
         "pkg/main.go": b"package main\n",
         "none": None,
     }
+
+
+def test_a_program_is_known_as_one(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a", "w") as out:
+        for name, mode in (("tool", 0o755), ("text", 0o644)):
+            member = tarfile.TarInfo(name)
+            member.mode = mode
+            out.addfile(member)
+    found = archives.read(tmp_path / "a", 0, ["tool", "text"])
+    assert [isinstance(content, Program) for content in found.values()] == [True, False]
 
 
 def test_one_large_folder_first_is_not_taken_for_the_one_above_all(tmp_path: Path) -> None:

@@ -128,6 +128,14 @@ def test_a_patch_may_not_leave_the_tree(path: bytes) -> None:
         mails.touched(b"--- a/a/b.go\n+++ b/%s\n" % path)
 
 
+def test_a_mail_names_what_it_changes_nothing_in() -> None:
+    mail = b"diff --git a/a b/c b/a b/c\nold mode 100644\nnew mode 100755\n"
+    assert mails.touched(mail) == ["a b/c"]
+    with pytest.raises(IntegrityError, match="may not touch"):
+        mails.touched(b"diff --git a/../x b/../x\n")
+    assert mails.touched(b"diff --git a/x b/y\nrename from x\nrename to y\n") == ["x", "y"]
+
+
 def test_a_long_mail_that_is_none_is_known_soon(tmp_path: Path) -> None:
     shutil.copytree(PATCHES, tmp_path / "own")
     mail = next((tmp_path / "own/kubernetes").glob("*.patch"))
