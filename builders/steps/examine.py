@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builders.errors import NokmemError
-from builders.tools import apt, container, process, rootfs
+from builders.tools import apt, container, gitrepo, process, rootfs
 from builders.tools.cache import Cache
 from builders.tools.download import Downloader, redacted
 
@@ -60,6 +61,7 @@ def examine(
         _machine(),
         _builder("container", container.why_not(), "an engine answers"),
         _builder("rootfs", rootfs.why_not(), _rootfs_words()),
+        _git(),
         _program("gpgv", "checks the archives' signatures"),
         _program("setpriv", "confines the binary that verify asks for its version"),
         _keyring(environment),
@@ -109,6 +111,19 @@ def _program(name: str, purpose: str) -> Finding:
     )
 
 
+def _git() -> Finding:
+    row = _program("git", "applies patches, and fetches from repositories")
+    if not row.ok:
+        return row
+    _, text = process.capture([row.found, "--version"])
+    version = tuple(map(int, re.findall(r"\d+", text)[:2]))
+    least = ".".join(map(str, gitrepo.LEAST))
+    ok = version >= gitrepo.LEAST
+    found = f"{text}, at {row.found}" if ok else f"{text} at {row.found}, {least} is needed"
+    patches = version >= gitrepo.LEAST_FOR_PATCHES
+    return Finding("git", ok, found, f"install git {least} or later", optional=patches)
+
+
 def _keyring(environment: Mapping[str, str]) -> Finding:
     try:
         return Finding("archive keyring", True, str(apt.keyring(environment)))
@@ -135,7 +150,10 @@ def _suites(suites: Iterable[str], environment: Mapping[str, str]) -> list[Findi
 
 
 def _probe(probe: Probe) -> Finding:
-    reason = probe.ask()
+    try:
+        reason = probe.ask()
+    except NokmemError as error:
+        return Finding(probe.name, False, error.fact, error.next_step, optional=True)
     found = f"answers, at {probe.place}" if reason is None else f"{reason}: {probe.place}"
     return Finding(probe.name, reason is None, found, probe.next_step, optional=True)
 

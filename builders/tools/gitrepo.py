@@ -29,6 +29,8 @@ from builders.tools.download import redacted, scrubbed, shown
 from builders.tools.files import Program
 
 ABSENT = "it is not there"
+#: The first version that knows --path-format, and --initial-branch.
+LEAST, LEAST_FOR_PATCHES = (2, 31), (2, 28)
 #: Nothing of the user's or the machine's configuration takes part, and nobody is asked.
 ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
