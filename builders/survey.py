@@ -184,9 +184,8 @@ def prune(cache: Cache, *, everything: bool, dry_run: bool) -> tuple[Row, ...]:
         doomed = tuple(row for row in _rows(cache, builders) if everything or not row.needed)
         if dry_run:
             return doomed
-        gone = contents.remove(doomed, cache)
-        sweep(cache, builders)
-        return gone
+        sweep(cache, builders)  # what a killed run left would hold what it used
+        return contents.remove(doomed, cache)
 
 
 def _rows(cache: Cache, builders: Iterable[Builder]) -> tuple[Row, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from builders import survey
 from builders.errors import BusyError, MachineError
+from builders.tools.builder import Kept
 from builders.tools.cache import Cache
 
 
@@ -79,3 +82,29 @@ def test_a_cache_that_cannot_be_made_names_the_variable(tmp_path: Path) -> None:
 def test_default_place(tmp_path: Path) -> None:
     assert Cache.default({"NOKMEM_CACHE": str(tmp_path / "n")}).root == tmp_path / "n"
     assert Cache.default({"XDG_CACHE_HOME": str(tmp_path)}).root == tmp_path / "nokmem"
+
+
+class Engine:
+    """One that keeps a volume while a container of a killed run has it."""
+
+    def __init__(self) -> None:
+        self.containers = 1
+
+    def inventory(self) -> list[Kept]:
+        return [Kept("volume", "nokmem-go-1", 1, "1")]
+
+    def discard(self, _: Kept) -> bool:
+        return not self.containers
+
+    def sweep(self) -> int:
+        self.containers = 0
+        return 1
+
+
+def test_a_prune_takes_what_only_a_killed_run_held(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine()
+    monkeypatch.setattr(survey, "_present", lambda _: nullcontext([engine]))
+    assert len(survey.prune(cache, everything=True, dry_run=True)) == engine.containers == 1
+    assert [row.kind for row in survey.prune(cache, everything=True, dry_run=False)] == ["volume"]
