@@ -755,7 +755,7 @@ def publish(
 
 
 @command(help={"dist": "folder that would receive <release>/"})
-def doctor(_: Context, dist: str = DIST) -> None:
+def doctor(_: Context, dist: str = "") -> None:
     """Say what this machine can do, and why not.
 
     Builders, sources, disk, memory.
@@ -767,7 +767,9 @@ def doctor(_: Context, dist: str = DIST) -> None:
         from builders.errors import MachineError
         from builders.steps import examine
 
-        findings = survey.doctor(_cache(), Path(dist), _settings().environment(os.environ))
+        said = _settings()
+        folder = Path(dist or said.build.get("dist", DIST))
+        findings = survey.doctor(_cache(), folder, said.environment(os.environ))
         lacking = examine.lacking(findings)
         terminal.table(
             ("", "what", "found"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from invoke.context import Context
 
 import tasks
-from builders import pipeline
+from builders import pipeline, survey
 from builders.errors import UsageError
 from builders.model.plan import BuildRequest, OwnArchive
 from builders.model.settings import VARIABLES, Settings, own_archive, parse
@@ -15,6 +17,7 @@ from builders.steps import sources
 from builders.steps.sources import Places
 from builders.supply import Options
 from builders.tools.cache import Cache
+from builders.tools.terminal import Terminal
 
 PLACE = Path("/home/user/site/nokmem.toml")
 GOOD = f"""
@@ -143,3 +146,22 @@ def test_a_folder_that_is_not_named_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="from a folder, and none is named") as caught:
         sources.provider(kubelet, Cache(tmp_path), Places({}), print)
     assert caught.value.place == "--k8s-source"
+
+
+@pytest.mark.parametrize(("dist", "looked_at"), [("", "{}/out"), ("here", "here")])
+def test_doctor_looks_at_the_folder_that_a_build_would_fill(
+    dist: str, looked_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nokmem.toml").write_text('[build]\ndist = "out"\n')
+    monkeypatch.setenv("NOKMEM_CONFIG", str(tmp_path / "nokmem.toml"))
+    monkeypatch.setenv("NOKMEM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tasks, "_terminal", lambda: nullcontext(Terminal(ci=True)))
+    seen: list[Path] = []
+
+    def look(_: Cache, folder: Path, __: object) -> tuple[()]:
+        seen.append(folder)
+        return ()
+
+    monkeypatch.setattr(survey, "doctor", look)
+    tasks.doctor(Context(), dist=dist)
+    assert seen == [Path(looked_at.format(tmp_path))]
