@@ -7,8 +7,10 @@ that commit or not.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shutil
 import signal
 import tempfile
 import time
@@ -25,6 +27,7 @@ from git.exc import GitCommandError
 
 from builders.errors import IntegrityError, MachineError, UnavailableError, UsageError
 from builders.tools import process
+from builders.tools.cache import CHUNK
 from builders.tools.download import redacted, scrubbed, shown
 from builders.tools.files import Program
 
@@ -109,8 +112,8 @@ class Change:
 
 
 def holds(store: Path, commit: str) -> bool:
-    """Whether a commit has been fetched into the store, whole; MachineError where git does not
-    read the store for this user."""
+    """Whether a commit has been fetched into the store, whole, and is as it was written then;
+    MachineError where git does not read the store for this user."""
     if not store.is_dir():
         return False
     try:
@@ -119,7 +122,26 @@ def holds(store: Path, commit: str) -> bool:
         if _advice(error):
             raise _unusable(store, error) from error
         return False
-    return True
+    return _undamaged(store)
+
+
+def _undamaged(store: Path) -> bool:
+    """Whether each pack and its index end with the hash of what comes before, as git wrote them."""
+    indices = (store / "objects/pack").glob("*.idx")
+    return all(_ends_well(path) for one in indices for path in (one, one.with_suffix(".pack")))
+
+
+def _ends_well(path: Path) -> bool:
+    digest = hashlib.sha1(usedforsecurity=False)
+    try:
+        left = path.stat().st_size - digest.digest_size
+        with path.open("rb") as file:
+            while left > 0 and (chunk := file.read(min(left, CHUNK))):
+                digest.update(chunk)
+                left -= len(chunk)
+            return file.read() == digest.digest()
+    except FileNotFoundError:
+        return False
 
 
 def fetch(
@@ -133,16 +155,21 @@ def fetch(
     """Bring one tag, without history, into a bare repository shared by all versions, from the
     first of `urls` that has it; git's progress goes to `on_line`, what fails to `say`.
 
-    Nothing is asked where the commit is there already. IntegrityError where the tag is another
+    Nothing is asked where the commit is there already; a damaged store goes, with all that is in it.
+    IntegrityError where the tag is another
     commit, UnavailableError where nothing answers. Nobody else may be at work in the store.
     """
     clean(store)
     if holds(store, commit):
         return
+    if not _undamaged(store):
+        say(f"{store} is damaged, and made anew")
+        shutil.rmtree(store)
     store.mkdir(parents=True, exist_ok=True)
     git = sealed(store)
     try:
         git.init("--quiet", "--bare", "--template=")
+        git.config("fetch.unpackLimit", "1")  # a pack can be told whole without git
     except GitCommandError as error:
         raise _unusable(store, error) from error
     reasons = []

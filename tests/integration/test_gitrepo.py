@@ -103,6 +103,28 @@ def test_what_is_here_is_not_asked_for(server: str, commit: str, tmp_path: Path)
     gitrepo.fetch(tmp_path / "store.git", ["git://127.0.0.1:9/nobody"], TAG, commit, quiet, quiet)
 
 
+@pytest.mark.parametrize("kind", ["*.pack", "*.idx", "gone"])
+def test_a_damaged_store_is_fetched_anew(
+    kind: str, server: str, commit: str, tmp_path: Path
+) -> None:
+    store, said = tmp_path / "store.git", list[str]()
+    gitrepo.fetch(store, [server], TAG, commit, quiet, quiet)
+    assert gitrepo.holds(store, commit)
+    (path,) = store.rglob("*.pack" if kind == "gone" else kind)
+    if kind == "gone":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.chmod(0o644)
+        path.write_bytes(content)
+    assert not gitrepo.holds(store, commit)
+    gitrepo.fetch(store, [server], TAG, commit, quiet, said.append)
+    assert said == [f"{store} is damaged, and made anew"]
+    gitrepo.archive(store, commit, tmp_path / "out.tar")
+    assert "later" in names(tmp_path / "out.tar")
+
+
 def test_a_moved_tag_is_refused_with_both_commits(
     server: str, commit: str, upstream: Path, tmp_path: Path
 ) -> None:

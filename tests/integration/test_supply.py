@@ -860,7 +860,7 @@ def at_work_in(folder: Path) -> list[str]:
 
 def test_what_a_fetch_that_was_killed_left_goes(server: str, upstream: Path, world: World) -> None:
     """Its git, which waits for a server that says nothing more, and half a pack."""
-    for number in range(150):  # of fewer objects git makes no pack
+    for number in range(150):  # more than what is passed on
         (upstream / f"{number}").write_bytes(os.urandom(3_000))
     git(upstream, "add", ".")
     git(upstream, "commit", "--quiet", "-m", "large")
