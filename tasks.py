@@ -947,7 +947,7 @@ def lint(_: Context) -> None:
 def audit(_: Context) -> None:
     """Ask what vulnerabilities our packages have.
 
-    OSV is asked for the Python packages in requirements/run.txt.
+    OSV is asked for the Python packages in requirements/dev.txt, and so in run.txt.
 
     Exit codes: 1 a vulnerability is known, 4 pip-audit is not installed,
     5 the service does not answer.
@@ -955,7 +955,7 @@ def audit(_: Context) -> None:
     with _terminal() as terminal:
         from builders.tools import advisories
 
-        requirements = ROOT / "requirements/run.txt"
+        requirements = ROOT / "requirements/dev.txt"
         count, found = advisories.known(_tool("pip-audit"), requirements, os.environ)
         if found:
             rows = [(a.package, a.version, a.id, " ".join(a.fixed) or "none yet") for a in found]

@@ -47,7 +47,6 @@ from builders.model.resolve import choices, packager, resolve
 from builders.steps import bundle as bundling
 from builders.steps import (
     checks,
-    examine,
     gotest,
     manifest,
     modules,
@@ -790,7 +789,7 @@ def _compile(
                 with terminal.phase(f"unpack Go {go.version}"):
                     put_go(go, supply.go.file(go), session, write)
 
-        together = _side_by_side(options.limits)
+        together = _side_by_side(options.limits, builder.memory())
 
         def one(component: ComponentPlan) -> Binary:
             source = supply.provider(decided, component.name)
@@ -846,11 +845,10 @@ def _compile_one(
         return dataclasses.replace(binary, modules=vendored.result())
 
 
-def _side_by_side(limits: Limits) -> bool:
-    """Whether there is memory for two compilers at once."""
-    available = examine.available_memory()
-    room = min(x for x in (limits.memory, available, 1 << 60) if x is not None)
-    return room >= TWO_COMPILERS
+def _side_by_side(limits: Limits, available: int | None) -> bool:
+    """Whether there is memory for two compilers at once, as far as anybody says."""
+    bounds = [bound for bound in (limits.memory, available) if bound is not None]
+    return min(bounds, default=TWO_COMPILERS) >= TWO_COMPILERS
 
 
 def _expect(decided: BuildPlan, name: str, sha256: str) -> Expected:

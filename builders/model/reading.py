@@ -33,9 +33,7 @@ def load_toml(path: Path) -> dict[str, Any]:
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # tomllib lets all of them out
-        raise FactsError(
-            f"cannot be read: {error}", place=str(path), next_step=RESTORE
-        ) from error
+        raise FactsError(f"cannot be read: {error}", place=str(path), next_step=RESTORE) from error
     return data
 
 

@@ -286,8 +286,8 @@ def _run(
             f"{component.name} {component.version}: the system killed a compiler, most likely for "
             "want of memory",
             place=shlex.join(argv),
-            next_step=f"linking kubelet takes {LINK_MEMORY >> 20}m: give --memory at least that, "
-            "or stop something else on this machine",
+            next_step=f"linking kubelet takes {LINK_MEMORY >> 20}m: give --memory, or whatever "
+            "limits this command, at least that, or stop something else on this machine",
             detail=result.tail,
         )
     replay = shlex.join(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builders.errors import NokmemError
-from builders.tools import apt, container, gitrepo, process, rootfs
+from builders.tools import apt, container, gitrepo, memory, process, rootfs
 from builders.tools.cache import Cache
 from builders.tools.download import Downloader, redacted
 
@@ -172,17 +172,8 @@ def _disk(name: str, folder: Path, needs: int) -> Finding:
     )
 
 
-def available_memory() -> int | None:
-    """Bytes that this machine has to spare, None where it does not say."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-        return int(text.split("MemAvailable:")[1].split()[0]) << 10
-    except (OSError, IndexError, ValueError):
-        return None
-
-
 def _memory() -> Finding:
-    available = available_memory()
+    available = memory.available()
     if available is None:
         return Finding("memory", False, "/proc/meminfo cannot be read", "build on Linux")
     return Finding(

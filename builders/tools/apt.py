@@ -226,29 +226,31 @@ class Archive:
         return self._indices[suite, name]
 
     def _packed_index(self, suite: str, path: str, sha256: str) -> bytes:
-        """An index as it travels, from the first mirror that gives it whole; not each has them by
-        their hashes."""
+        """An index as it travels, from the first mirror that gives it whole: by its hash, or, since
+        not each mirror has that, by its name."""
         problems = list[NokmemError]()
         by_hash = f"{path.rpartition('/')[0]}/by-hash/SHA256/{sha256}"
-        names = self.urls(suite, f"{path}.xz")
-        for url, name in zip(self.urls(suite, by_hash), names, strict=True):
-            try:
-                try:
-                    body = self._downloader.read(url, INDEX_LIMIT)
-                except UnavailableError:
-                    url = name
-                    body = self._downloader.read(url, INDEX_LIMIT)
-                actual = hashlib.sha256(body).hexdigest()
-                if actual == sha256:
-                    return body
-                raise IntegrityError(
-                    f"{path}.xz: the signed Release says sha256 {sha256}, got {actual}",
-                    place=redacted(url),
-                    next_step="try again, or another mirror",
-                )
-            except (IntegrityError, UnavailableError) as error:
-                problems.append(error)
+        for url in (*self.urls(suite, by_hash), *self.urls(suite, f"{path}.xz")):
+            found = self._body(url, sha256)
+            if isinstance(found, bytes):
+                return found
+            problems.append(found)
         raise _worst(problems)
+
+    def _body(self, url: str, sha256: str) -> bytes | NokmemError:
+        """What is at an address, or why it is not what the signed Release says."""
+        try:
+            body = self._downloader.read(url, INDEX_LIMIT)
+        except (IntegrityError, UnavailableError) as error:
+            return error
+        actual = hashlib.sha256(body).hexdigest()
+        if actual == sha256:
+            return body
+        return IntegrityError(
+            f"{url.rpartition('/')[2]}: the signed Release says sha256 {sha256}, got {actual}",
+            place=redacted(url),
+            next_step="try again, or another mirror",
+        )
 
     def _release(self, suite: str) -> Mapping[str, str]:
         """The hashes of a suite's indices, from the first mirror whose signature is good."""

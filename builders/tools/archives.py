@@ -110,7 +110,7 @@ def strip(archive: Path) -> int:
 
 def _harmless(archive: Path, found: Iterable[tarfile.TarInfo]) -> Iterator[str]:
     """The names of the members. A symbolic link may lead anywhere, but nothing lies behind one."""
-    links = set()
+    links: set[str] = set()
     for member in found:
         parts = member.name.split("/")
         behind = {"/".join(parts[:count]) for count in range(1, len(parts))}

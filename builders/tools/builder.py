@@ -138,6 +138,9 @@ class Builder(Protocol):
     def make(self, key: str, recipe: Recipe, on_line: OnLine) -> None:
         """Make a toolchain. All or nothing."""
 
+    def memory(self) -> int | None:
+        """Bytes that a session here could take, None where nobody says."""
+
     def admit(self, limits: Limits) -> None:
         """UsageError for a limit that no session here could keep."""
 

@@ -29,6 +29,7 @@ from docker.errors import APIError, BuildError, DockerException, NotFound
 from docker.models.containers import Container
 from docker.types import Mount
 from docker.utils.socket import frames_iter
+from urllib3.exceptions import HTTPError
 
 from builders.errors import (
     IntegrityError,
@@ -37,7 +38,7 @@ from builders.errors import (
     ToolchainError,
     UnavailableError,
 )
-from builders.tools import rootfs
+from builders.tools import memory, rootfs
 from builders.tools.builder import BUILDER_ID, GO_CACHE, WORK, Kept, Limits, Recipe
 from builders.tools.cache import Cache, surely
 from builders.tools.download import scrubbed
@@ -57,6 +58,8 @@ ENGINE_TIMEOUT = 3600
 #: How engines say that a registry gave other bytes than a digest stands for: moby's own store,
 #: containerd's.
 OTHER_CONTENT = re.compile("verification failed for digest|unexpected commit digest")
+#: What a connection that ends lets out of docker-py, which reads some answers by urllib3 alone.
+GONE = (DockerException, requests.RequestException, HTTPError, ConnectionError)
 #: Letters of an engine's words that fit into a reason.
 SHORT = 160
 
@@ -95,6 +98,10 @@ def _connect(timeout: int) -> docker.DockerClient:
             next_step="use Docker 19.03 or later",
         )
     return docker.from_env(timeout=timeout, version=api)
+
+
+def _is_here() -> bool:
+    return (os.environ.get("DOCKER_HOST") or SOCKET).startswith("unix://")
 
 
 def _kept_out(where: str) -> MachineError:
@@ -157,10 +164,10 @@ class ContainerBuilder:
                 with context.open("rb") as file:
                     self._build(key, recipe, file, on_line)
             finally:
-                with suppress(DockerException, requests.RequestException):
+                with suppress(*GONE):
                     self._client.images.prune({"dangling": True, "label": f"{LABEL}.stage"})
                 if pulled:  # the toolchain keeps its layers, and nothing else would know of it
-                    with suppress(DockerException, requests.RequestException):
+                    with suppress(*GONE):
                         self._client.images.remove(recipe.base)
 
     def _pull(self, base: str, on_line: OnLine) -> bool:
@@ -223,6 +230,15 @@ class ContainerBuilder:
                 + (", its network, or use --toolchain debian" if recipe.network else ""),
                 detail=tuple(tail[-TAIL_LINES:]),
             )
+        if not _held(self._client, _image(key)):
+            raise ConnectionError("the engine's words ended before the image was made")
+
+    def memory(self) -> int | None:
+        """Of an engine elsewhere, all that its machine has."""
+        with _translated("asking the engine for its memory"):
+            total = int(self._client.info().get("MemTotal") or 0) or None
+        here = memory.available() if _is_here() else None
+        return min((found for found in (total, here) if found is not None), default=None)
 
     def admit(self, limits: Limits) -> None:
         """An engine keeps each."""
@@ -263,13 +279,13 @@ class ContainerBuilder:
             return container
 
     def _remove(self, label: str) -> None:
-        with suppress(DockerException, requests.RequestException):
+        with suppress(*GONE):
             for one in self._labelled(label):
                 one.remove(force=True, v=True)
 
     def _wake(self, label: str) -> None:
         """What `stop` has ended is there to be entered."""
-        with suppress(DockerException, requests.RequestException):
+        with suppress(*GONE):
             for one in self._labelled(label):
                 one.start()
 
@@ -374,7 +390,7 @@ class ContainerSession:
         return Result(tuple(argv), 137 if code is None else int(code), tuple(tail))
 
     def stop(self) -> None:
-        with suppress(DockerException, requests.RequestException):
+        with suppress(*GONE):
             self._container.kill()
 
     def get(self, path: str, destination: Path) -> None:
@@ -473,7 +489,7 @@ def _translated(doing: str) -> Iterator[None]:
             place=doing,
             next_step="look at the engine's log and its free disk space",
         ) from error
-    except (DockerException, requests.RequestException, ConnectionError) as error:
+    except GONE as error:
         raise MachineError(
             "the engine went away", place=doing, next_step="start it and run the same command"
         ) from error

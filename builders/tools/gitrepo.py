@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,9 +155,9 @@ def fetch(
     """Bring one tag, without history, into a bare repository shared by all versions, from the
     first of `urls` that has it; git's progress goes to `on_line`, what fails to `say`.
 
-    Nothing is asked where the commit is there already; a damaged store goes, with all that is in it.
-    IntegrityError where the tag is another
-    commit, UnavailableError where nothing answers. Nobody else may be at work in the store.
+    Nothing is asked where the commit is there already; a damaged store goes, with all that is in
+    it. IntegrityError where the tag is another commit, UnavailableError where nothing answers.
+    Nobody else may be at work in the store.
     """
     clean(store)
     if holds(store, commit):
@@ -227,17 +227,18 @@ def _fetch_tag(git: Git, url: str, tag: str, on_line: Callable[[str], None]) -> 
             ["git", *words], as_process=True, universal_newlines=True, env=FETCHED_BY
         )
         last: deque[str] = deque(maxlen=TAIL_LINES)
-        for line in process.stderr:  # universal newlines: a progress line ends in \r
-            last.append(line.strip())
-            on_line(scrubbed(line.strip()))
-        try:
-            process.wait()
-        except GitCommandError as error:
-            said = "\n".join(last)
-            if attempt + 1 < ATTEMPTS and BROKEN.search(said):
-                time.sleep(0.5 * 2**attempt)
-                continue
-            raise GitCommandError("fetch", error.status, said) from error
+        with closing(process.stdout), closing(process.stderr):
+            for line in process.stderr:  # universal newlines: a progress line ends in \r
+                last.append(line.strip())
+                on_line(scrubbed(line.strip()))
+            try:
+                process.wait()
+            except GitCommandError as error:
+                said = "\n".join(last)
+                if attempt + 1 < ATTEMPTS and BROKEN.search(said):
+                    time.sleep(0.5 * 2**attempt)
+                    continue
+                raise GitCommandError("fetch", error.status, said) from error
         break
     return str(git.rev_parse("FETCH_HEAD^{commit}"))
 

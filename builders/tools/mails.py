@@ -63,7 +63,8 @@ def apply(
                 next_step="patches/*/series.toml says which releases a patch serves",
                 detail=tuple(_said(error).splitlines()[-TAIL_LINES:]),
             ) from error
-    rows = str(git.execute(["git", "diff", "--raw", "-z", "--no-renames", base, "HEAD"])).split("\0")
+    words = ["git", "diff", "--raw", "-z", "--no-renames", base, "HEAD"]
+    rows = str(git.execute(words)).split("\0")
     changed: dict[str, bytes | None] = {}
     for meta, name in zip(rows[::2], rows[1::2], strict=False):
         mode = meta.split()[1]

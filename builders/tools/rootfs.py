@@ -6,6 +6,7 @@ top, in which the user's subordinate ids (/etc/subuid) stand for the ids of the 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pwd
 import re
@@ -19,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from builders.errors import MachineError, ToolchainError, UnavailableError, UsageError
-from builders.tools import process
+from builders.tools import memory, process
 from builders.tools.builder import BUILDER_ID, WORK, Kept, Limits, Recipe
 from builders.tools.cache import Cache, size_of, surely
 from builders.tools.process import OnLine, Result
@@ -28,6 +29,9 @@ ENTER = Path(__file__).with_name("rootfs-enter.sh")
 PROGRAMS = ("unshare", "mount", "chroot", "tar")
 USER_PROGRAMS = ("newuidmap", "newgidmap")
 COMPLETE = ".complete"
+#: What unshare (util-linux 2.38) says, and ends with 1, where what it started was killed; and sh's
+#: exit code of that.
+CHILD_KILLED, KILLED = "unshare: sigprocmask unblock failed", 137
 
 
 def why_not() -> MachineError | None:
@@ -112,6 +116,9 @@ class Rootfs:
                 root.rename(tree)
             finally:
                 surely(partial(remove, scratch))
+
+    def memory(self) -> int | None:
+        return memory.available()
 
     def admit(self, limits: Limits) -> None:
         if limits.memory is not None:
@@ -209,7 +216,9 @@ class RootfsSession:
         words = [*self._prefix, "env", "-i", "-C", folder, *pairs, *argv]
         if self._stopped:
             raise InterruptedError("this room is closed")
-        return process.run(words, on_line=on_line, on_start=self._started)
+        result = process.run(words, on_line=on_line, on_start=self._started)
+        killed = any(line.startswith(CHILD_KILLED) for line in result.tail[-1:])
+        return dataclasses.replace(result, exit_code=KILLED) if killed else result
 
     def _started(self, kill: Callable[[], None]) -> None:
         self._kills.append(kill)

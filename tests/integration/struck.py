@@ -1,9 +1,10 @@
 """The front door, struck by a signal at a point of its way: the NTHth time that Python does EVENT, an audit
-event, with WORDS among its arguments, or SECONDS after that."""
+event, with the pattern WORDS in its arguments, or SECONDS after that."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 
@@ -16,7 +17,7 @@ left = int(nth)
 
 def strike(name: str, arguments: tuple[object, ...]) -> None:
     global left
-    if name != event or left == 0 or words not in repr(arguments):
+    if name != event or left == 0 or not re.search(words, repr(arguments)):
         return
     left -= 1
     if left == 0:

@@ -14,7 +14,7 @@ import tasks
 from builders.errors import UnavailableError
 from builders.tools import advisories
 
-LOCK = tasks.ROOT / "requirements/run.txt"
+LOCK = tasks.ROOT / "requirements/dev.txt"
 
 
 class Service(BaseHTTPRequestHandler):

@@ -8,10 +8,12 @@ import copy
 import grp
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,12 +28,12 @@ import tasks
 from builders.errors import ToolchainError
 from builders.model.artifact import MANIFEST, REPORT, SBOM, Manifest
 from builders.model.plan import BuildPlan
-from builders.tools import container, process
+from builders.tools import container, process, rootfs
 from builders.tools.builder import BUILDER_ID, Recipe
 from builders.tools.cache import Cache, sha256_of
 from builders.tools.front import Front
 from tests import falsified
-from tests.conftest import ROOT, VERSION, leave_out
+from tests.conftest import ROOT, VERSION, as_root
 from tests.integration import small
 
 #: No other process sleeps just so long.
@@ -170,12 +172,14 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.calm
 def test_a_small_build_goes_the_whole_way(kind: str, cache: Cache, tmp_path: Path) -> None:
     run = build(tmp_path / "dist", small.make(tmp_path), kind)
     assert run.end() == 0, run.text
     assert left_behind(tmp_path / "dist", kind, cache) == []
 
 
+@pytest.mark.calm
 def test_nohup_means_that_a_hangup_is_no_matter(kind: str, cache: Cache, tmp_path: Path) -> None:
     one = small.make(tmp_path, kubelet="sleep 3")
     words = ("build", "--k8s", VERSION, *one.words, "--builder", kind)
@@ -196,6 +200,7 @@ def test_two_builds_of_one_release_do_not_meet(kind: str, tmp_path: Path) -> Non
     assert first.end() == 0, first.text
 
 
+@pytest.mark.calm
 def test_two_releases_are_built_at_once(kind: str, tmp_path: Path) -> None:
     one = small.make(tmp_path, kubelet="sleep 2")
     runs = [
@@ -214,6 +219,28 @@ def test_a_compile_error_shows_its_last_lines_and_the_way_back(kind: str, tmp_pa
     assert "the reason" in run.text and "compile: kubelet v1.20.2: make failed" in run.text
     assert "env -C /build/kubelet/src" in run.text and "--keep" in run.text
     assert "the reason" in (dist / f"{VERSION}.failed.log").read_text()
+
+
+def test_a_kept_room_is_there_to_be_entered_and_the_command_fails_again_in_it(
+    kind: str, tmp_path: Path
+) -> None:
+    """Both compile at once where there is memory: the first that fails ends the other."""
+    broken = small.make(tmp_path, kubelet="echo the reason; exit 3", runc=SLEEP)
+    run = build(tmp_path / "dist", broken, kind, "--keep")
+    assert run.end() == 8, run.text
+    entry = re.search("this room is kept: (.*)", run.text)
+    replay = re.search("^ *where +(env -C .*)$", run.text, re.M)
+    assert entry and replay, run.text
+    inside = entry[1].replace(" -it ", " -i ")
+    try:
+        again = subprocess.run(
+            ["sh", "-c", inside], input=f"{replay[1]}; echo ended with $?\n", capture_output=True,
+            text=True,
+        )  # fmt: skip
+        assert "the reason" in again.stdout and "ended with 2" in again.stdout, again
+    finally:
+        swept = Run("cache.prune")
+        assert swept.end() == 0, swept.text
 
 
 def test_one_that_fails_ends_the_other(kind: str, tmp_path: Path) -> None:
@@ -267,11 +294,6 @@ def test_a_result_that_was_doctored_is_built_anew(
     assert (place / "kubelet").read_bytes() == whole["kubelet"]
     third = build(dist, one, "rootfs")
     assert third.end() == 0 and "this very build stands there" in third.text, third.text
-
-
-def as_root(request: pytest.FixtureRequest) -> None:
-    if os.geteuid() != 0:
-        leave_out(request, "root", "a disk of its own must be mounted")
 
 
 @pytest.fixture
@@ -352,6 +374,76 @@ def test_a_compiler_killed_for_memory_is_called_that(
     assert "docker exec" not in run.text, "that room is gone"
 
 
+def test_a_make_that_is_killed_itself_is_called_that(kind: str, tmp_path: Path) -> None:
+    """As the kernel does it: from outside, and the first of all in there, too."""
+    run = build(tmp_path / "dist", small.make(tmp_path, kubelet=SLEEP), kind)
+    until(lambda: len(sleeping()) == 1, 60)
+    status = Path("/proc", sleeping()[0], "status").read_text()
+    os.kill(int(status.partition("PPid:")[2].split()[0]), signal.SIGKILL)
+    assert run.end() == 4, run.text
+    assert "the system killed a compiler" in run.text and "2048m" in run.text
+
+
+@pytest.mark.calm
+def test_a_build_reaches_nothing(kind: str, tmp_path: Path) -> None:
+    """A Makefile that looks for a network finds none, where outside there is one."""
+    with socket.create_server(("0.0.0.0", 0)) as service:
+        port = service.getsockname()[1]
+        reach = f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}' 2>/dev/null"
+        outside = subprocess.run(["sh", "-c", reach])
+        assert outside.returncode == 0, "it does not answer outside either"
+        looks = f"if {reach}; then echo REACHED; exit 3; else echo alone; fi"
+        run = build(tmp_path / "dist", small.make(tmp_path, kubelet=looks, runc=looks), kind)
+        assert run.end() == 0, run.text
+    log = (tmp_path / "dist" / VERSION / "build.log").read_text()
+    assert log.count("alone") == 2 and "REACHED" not in log
+
+
+def test_a_hostile_archive_is_refused_by_the_name_of_its_member(tmp_path: Path) -> None:
+    words = list(small.make(tmp_path).words)
+    at = words.index("--k8s-source") + 1
+    with tarfile.open(words[at], "w") as tar:
+        tar.addfile(tarfile.TarInfo("top/Makefile"))
+        tar.addfile(tarfile.TarInfo("top/../../evil"))
+    words[words.index("--k8s-sha256") + 1] = small.sha256(Path(words[at]))
+    run = build(tmp_path / "dist", small.Small(tuple(words)), "auto")
+    assert run.end() == 6, run.text
+    assert "'top/../../evil' is a path that leads out of its folder" in run.text
+    assert words[at] in run.text and "nothing of it was unpacked" in run.text
+    assert "compile" not in run.text
+
+
+def test_a_missing_keyring_is_named_with_the_package_that_has_it(tmp_path: Path) -> None:
+    environment = {"NOKMEM_DEBIAN_KEYRING": "/no/keyring.gpg", "NOKMEM_CACHE": str(tmp_path / "c")}
+    run = Run("fetch", "--k8s", VERSION, "--toolchain", "debian", environment=environment)
+    assert run.end() == 4, run.text
+    assert "keyring that signs Debian's archives is not here" in run.text, run.text
+    assert "/no/keyring.gpg" in run.text and "apt-get install debian-archive-keyring" in run.text
+
+
+@pytest.mark.calm
+def test_each_phase_is_set_beside_the_build_before(rootfs_builder: object, tmp_path: Path) -> None:
+    words = ("build", "--k8s", VERSION, *small.make(tmp_path).words, "--builder", "rootfs")
+    words = (*words, "--dist", str(tmp_path / "dist"), "--profile", "--rebuild")
+
+    def took() -> dict[str, list[str]]:
+        """Of each phase, what it took and what it took before."""
+        asked = subprocess.run(
+            [sys.executable, str(ROOT / "tasks.py"), *words], capture_output=True, text=True
+        )
+        assert asked.returncode == 0, asked.stderr
+        rows = [re.split(" {2,}", line.strip()) for line in asked.stdout.splitlines()]
+        return {row[0]: row[1:] for row in rows if len(row) == 3}
+
+    first = took()
+    phase = f"compile kubelet {VERSION}"
+    kept = json.loads((tmp_path / "dist" / VERSION / MANIFEST).read_text())["profile"]
+    assert first.pop("phase") == ["took", "before"]
+    assert {row["phase"] for row in kept} == set(first) and phase in first
+    assert first[phase][1] == "-"
+    assert took()[phase][1] == first[phase][0]
+
+
 def test_a_limit_that_cannot_be_kept_is_refused_before_anything_is_fetched(
     rootfs_builder: object, tmp_path: Path
 ) -> None:
@@ -374,18 +466,48 @@ def test_a_dist_that_cannot_be_written_is_named(place: str, tmp_path: Path) -> N
     assert "dist cannot be written" in run.text and "--dist" in run.text
 
 
-def test_a_cache_of_somebody_elses_is_named(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["", "git", "locks"])
+def test_a_cache_of_somebody_elses_is_named(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """To root, who could write it: what others wrote there would be run."""
     as_root(request)
-    tmp_path.chmod(0o755)
-    for parent in (tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(parent.stat().st_mode | 0o055)
-    code = (
-        "import os; from pathlib import Path; from builders.tools.cache import Cache; "
-        "os.setgroups([]); os.setgid(65534); os.setuid(65534); "
-        f"Cache(Path({str(tmp_path)!r}))"
+    place = tmp_path / "cache" / name
+    place.mkdir(parents=True)
+    os.chown(place, 65534, 65534)
+    words = ("build", "--k8s", VERSION, "--dist", str(tmp_path / "dist"))
+    run = Run(*words, environment={"NOKMEM_CACHE": str(tmp_path / "cache")})
+    assert run.end() == 4, run.text
+    assert "machine: the cache is somebody else's: uid 65534 owns this, not 0" in run.text
+    assert str(place) in run.text and "NOKMEM_CACHE" in run.text
+    assert not list((tmp_path / "cache").rglob("*.lock"))
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    as_root(request)
+    (tmp_path / "cache").mkdir(0o755)
+    asked = by_nobody("cache.show", NOKMEM_CACHE=str(tmp_path / "cache"))
+    assert asked.returncode == 4, asked.stderr
+    said = " ".join(asked.stderr.split())
+    assert "machine: the cache is somebody else's: uid 0 owns this, not 65534" in said, said
+    assert str(tmp_path / "cache") in said and "NOKMEM_CACHE" in said
+
+
+def by_nobody(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command of ours, run by the user whom nobody knows: it may read whatever Python is made of,
+    and writes nothing of others'."""
+    rights = [f"--{kind}-caps=-all,+dac_read_search" for kind in ("inh", "ambient")]
+    return subprocess.run(
+        [
+            *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *rights),
+            *(sys.executable, str(ROOT / "tasks.py"), *words),
+        ],
+        env={**os.environ, "CI": "true", "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        capture_output=True,
+        text=True,
     )
-    asked = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert "MachineError: the cache cannot be written: Permission denied" in asked.stderr
 
 
 BROKEN_SETTINGS = {
@@ -597,8 +719,7 @@ def test_an_engine_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_an_engine_that_does_not_let_this_user_in_is_named(
     mode: int, step: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """The real engine behind a socket with the rights of an engine's, asked by the command that
-    nobody runs: it may read whatever Python is made of, and writes nothing of others'."""
+    """The real engine behind a socket with the rights of an engine's."""
     as_root(request)
     request.getfixturevalue("container_builder")
     if not ENGINE.startswith("unix://"):
@@ -609,22 +730,12 @@ def test_an_engine_that_does_not_let_this_user_in_is_named(
     wire.start()
     (tmp_path / "cache").mkdir()
     os.chown(tmp_path / "cache", 65534, 65534)
-    words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    words += [f"--{kind}-caps=-all,+dac_read_search" for kind in ("inh", "ambient")]
-    words += [sys.executable, str(ROOT / "tasks.py"), "build", "--k8s", VERSION]
+    words = ("build", "--k8s", VERSION, "--builder", "container")
     try:
-        asked = subprocess.run(
-            [*words, "--builder", "container", "--dist", str(tmp_path / "cache/dist")],
-            env={
-                **os.environ,
-                "CI": "true",
-                "DOCKER_HOST": f"unix://{tmp_path / 's'}",
-                "NOKMEM_CACHE": str(tmp_path / "cache"),
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
-            capture_output=True,
-            text=True,
-        )
+        asked = by_nobody(
+            *words, "--dist", str(tmp_path / "cache/dist"), DOCKER_HOST=f"unix://{tmp_path / 's'}",
+            NOKMEM_CACHE=str(tmp_path / "cache"),
+        )  # fmt: skip
     finally:
         wire.close()
     assert asked.returncode == 4, asked.stderr
@@ -632,6 +743,18 @@ def test_an_engine_that_does_not_let_this_user_in_is_named(
     assert "machine: the engine does not let this user, nobody, in" in said, said
     assert f"group {group.gr_name}: permission denied" in said and str(tmp_path / "s") in said
     assert step.format(group.gr_name) in said, said
+
+
+def test_a_tree_whose_second_stage_fails_is_named_and_does_not_stay(
+    rootfs_builder: rootfs.Rootfs, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "seed.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("nothing-that-runs"))
+    recipe = Recipe(tmp_path / "Dockerfile", {"seed.tar": tmp_path / "seed.tar"}, seed="seed.tar")
+    with pytest.raises(ToolchainError, match="second stage failed") as caught:
+        rootfs_builder.make("f" * 64, recipe, lambda _: None)
+    assert "bootstrap.sh" in caught.value.place and "doctor" in caught.value.next_step
+    assert not rootfs_builder.has("f" * 64) and rootfs_builder.sweep() == 0
 
 
 def test_an_image_that_cannot_be_built_is_named(

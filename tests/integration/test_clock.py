@@ -97,6 +97,7 @@ def read_signed(gpg: Gpg, folder: Path, until: str, *words: str, more: bytes = b
             raise
 
 
+@pytest.mark.calm
 def test_a_signature_is_good_for_ever_unless_it_says_otherwise(gpg: Gpg, tmp_path: Path) -> None:
     assert read_signed(gpg, tmp_path, "never").startswith("Sat, 01 Feb 2020")
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from builders import pipeline
-from builders.errors import IntegrityError, UnavailableError, UsageError
+from builders.errors import IntegrityError, MachineError, UnavailableError, UsageError
 from builders.model.plan import BuildRequest, ComponentPlan
 from builders.steps import sources
 from builders.steps.sources import Places
 from builders.tools import gitrepo
 from builders.tools.cache import Cache
+from tests.conftest import as_root
 
 TAG = "v1.0.0-rc10"
 
@@ -145,6 +146,46 @@ def test_a_missing_tag_and_a_silent_server_are_said(
         gitrepo.fetch(
             tmp_path / "store.git", ["git://127.0.0.1:9/nobody"], TAG, commit, quiet, quiet
         )
+
+
+def test_a_store_of_somebody_elses_is_named(
+    request: pytest.FixtureRequest, server: str, commit: str, tmp_path: Path
+) -> None:
+    """git itself does not read it; it is not the server's fault then."""
+    as_root(request)
+    store = tmp_path / "store.git"
+    gitrepo.fetch(store, [server], TAG, commit, quiet, quiet)
+    for path in (store, *store.rglob("*")):
+        os.chown(path, 65534, 65534)
+    for ask in (
+        lambda: gitrepo.holds(store, commit),
+        lambda: gitrepo.fetch(store, [server], TAG, commit, quiet, quiet),
+    ):
+        with pytest.raises(MachineError, match="dubious ownership") as caught:
+            ask()
+        assert caught.value.place == str(store) and "NOKMEM_CACHE" in caught.value.next_step
+
+
+@pytest.mark.parametrize("size", ["16k", "256k"])
+def test_a_store_whose_disk_is_full_is_named(
+    size: str, request: pytest.FixtureRequest, upstream: Path, server: str, tmp_path: Path
+) -> None:
+    """Where it is made, and where what it receives does not fit."""
+    as_root(request)
+    (upstream / "large").write_bytes(os.urandom(1 << 20))
+    git(upstream, "add", ".")
+    git(upstream, "commit", "--quiet", "-m", "large")
+    git(upstream, "tag", "large")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], check=True)
+    store = disk / "store.git"
+    try:
+        with pytest.raises(MachineError, match="disk of the cache is full") as caught:
+            gitrepo.fetch(store, [server], "large", "0" * 40, quiet, quiet)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert caught.value.place == str(store) and "free some room" in caught.value.next_step
 
 
 def test_a_password_in_an_address_never_shows(commit: str, tmp_path: Path) -> None:

@@ -306,6 +306,7 @@ def web(tmp_path: Path) -> Iterator[Place]:
 # What holds of each
 
 
+@pytest.mark.calm
 def test_what_is_published_is_there_and_the_second_time_nothing_is_sent(
     place: Place, dist: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,6 +323,7 @@ def test_what_is_published_is_there_and_the_second_time_nothing_is_sent(
     assert not [secret for secret in SECRETS for text in capfd.readouterr() if secret in text]
 
 
+@pytest.mark.calm
 def test_a_dry_run_only_reads(place: Place, dist: Path) -> None:
     assert len(run(place, dist, dry_run=True)) == FILES
     assert place.seen() == {}
@@ -393,6 +395,7 @@ print(peaks[1] - peaks[0])
 """
 
 
+@pytest.mark.calm
 def test_a_large_file_is_never_in_memory(place: Place, tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
     small.write_bytes(b"1")
@@ -478,6 +481,7 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         yield dataclasses.replace(place, has_folders=False)
 
 
+@pytest.mark.calm
 def test_a_repository_grows_and_its_index_comes_last(
     tree: Place, repo: Path, packages: Path
 ) -> None:
@@ -584,6 +588,7 @@ def command(*words: str, place: Place, more: list[str] | None = None) -> int:
     return subprocess.run([*argv, *(more or [])], env=environment, check=False).returncode
 
 
+@pytest.mark.calm
 def test_the_command_line_says_what_it_did(
     web: Place, repo: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -779,6 +784,7 @@ def test_a_certificate_by_nobody_is_refused_and_the_users_own_is_believed(
 # Each kind's own
 
 
+@pytest.mark.calm
 def test_checksums_that_a_server_tells_are_believed(web: Place, dist: Path) -> None:
     shelf = web.server
     assert isinstance(shelf, Shelf)
@@ -787,6 +793,7 @@ def test_checksums_that_a_server_tells_are_believed(web: Place, dist: Path) -> N
     assert shelf.asked("GET") == []
 
 
+@pytest.mark.calm
 def test_a_server_without_head_is_asked_for_the_file(web: Place, dist: Path) -> None:
     assert web.server is not None
     web.server.troubles["HEAD"] = [405] * 99
@@ -810,6 +817,7 @@ def test_a_bucket_that_is_not_there_is_said(
             run(place, dist, dry_run=True)
 
 
+@pytest.mark.calm
 def test_a_store_without_conditions_is_sent_to_without(
     request: pytest.FixtureRequest, tmp_path: Path, dist: Path
 ) -> None:
@@ -820,6 +828,7 @@ def test_a_store_without_conditions_is_sent_to_without(
         assert len(place.seen()) == FILES
 
 
+@pytest.mark.calm
 def test_an_object_without_a_checksum_is_downloaded(
     request: pytest.FixtureRequest, tmp_path: Path, dist: Path
 ) -> None:
@@ -845,6 +854,7 @@ def test_of_two_who_send_the_same_name_at_once_the_second_is_refused(
         assert place.seen() == {item.place: b"faster"}
 
 
+@pytest.mark.calm
 def test_a_release_is_a_draft_until_all_is_there(tmp_path: Path, dist: Path) -> None:
     for place in github(tmp_path):
         releases = place.server
@@ -860,6 +870,7 @@ def test_a_release_is_a_draft_until_all_is_there(tmp_path: Path, dist: Path) -> 
         assert len(place.seen()) == FILES and len(releases.releases) == 121
 
 
+@pytest.mark.calm
 def test_a_name_that_github_changes_is_known_again(tmp_path: Path) -> None:
     package = tmp_path / "runc-1.0.0~rc93.rpm"
     package.write_bytes(b"package")
@@ -873,6 +884,7 @@ def test_a_name_that_github_changes_is_known_again(tmp_path: Path) -> None:
         assert place.seen() == {"runc-1.0.0.rc93.rpm": b"package"}
 
 
+@pytest.mark.calm
 def test_an_asset_without_a_digest_is_downloaded(tmp_path: Path, dist: Path) -> None:
     for place in github(tmp_path):
         releases = place.server
@@ -948,6 +960,7 @@ def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path, dist: Path) -> N
     assert not (tmp_path / "mount").exists()
 
 
+@pytest.mark.calm
 def test_published_programs_can_be_run(tmp_path: Path, dist: Path) -> None:
     (dist / "kubelet").chmod(0o755)
     for place in folder(tmp_path):

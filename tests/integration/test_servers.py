@@ -82,6 +82,7 @@ def with_login(url: str, login: str = LOGIN) -> str:
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+@pytest.mark.calm
 def test_the_users_authority_is_believed(
     variable: str, servers: Servers, file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_server_without_tls_is_not_said_to_have_a_certificate(
 # Servers that cut, stall, tire or refuse
 
 
+@pytest.mark.calm
 def test_a_file_in_three_parts_is_whole(servers: Servers, file: File) -> None:
     file.fetch(servers.http, "cut/")
     found = servers.asked(f"/cut/{file.path}")
@@ -162,6 +164,7 @@ def test_without_ranges_what_is_here_already_is_passed_over(once_cut: Mirror, fi
     assert len(once_cut.asked) == 2
 
 
+@pytest.mark.calm
 def test_a_server_without_ranges_is_no_trouble(servers: Servers, file: File) -> None:
     file.fetch(servers.http, "unranged/")
 
@@ -222,6 +225,7 @@ def test_a_server_that_is_not_there_is_said_in_seconds(
 # Logins and redirects
 
 
+@pytest.mark.calm
 def test_a_login_in_an_address_is_used(servers: Servers, file: File) -> None:
     file.fetch(with_login(servers.http), "private/")
 
@@ -246,6 +250,7 @@ def test_a_login_never_shows_where_nothing_answers(
     assert not [secret for secret in SECRETS if secret in shown(caught.value)]
 
 
+@pytest.mark.calm
 def test_a_redirect_to_https_is_followed_and_checked(
     servers: Servers, file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +301,7 @@ def refused(
     return proxied
 
 
+@pytest.mark.calm
 def test_a_download_goes_through_the_proxy(proxied: str, file: File) -> None:
     file.fetch(proxied)
 
@@ -307,6 +313,7 @@ def test_a_proxy_that_refuses_is_named_without_its_password(refused: str, file: 
     assert file.absent
 
 
+@pytest.mark.calm
 def test_a_server_may_be_kept_from_the_proxy(
     servers: Servers, file: File, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,11 +359,13 @@ def repository(servers: Servers, tmp_path: Path) -> Repository:
     return Repository(path, commit, tmp_path / "store.git")
 
 
+@pytest.mark.calm
 def test_a_tag_comes_by_smart_http(servers: Servers, repository: Repository) -> None:
     repository.fetch(servers.http)
 
 
 @pytest.mark.parametrize("variable", ["GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+@pytest.mark.calm
 def test_git_believes_the_same_authority_as_a_download(
     variable: str, servers: Servers, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +373,7 @@ def test_git_believes_the_same_authority_as_a_download(
     repository.fetch(servers.https)
 
 
+@pytest.mark.calm
 def test_a_folder_of_authorities_will_do(
     servers: Servers, file: File, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,6 +382,7 @@ def test_a_folder_of_authorities_will_do(
     repository.fetch(servers.https)
 
 
+@pytest.mark.calm
 def test_what_git_was_told_itself_comes_first(
     servers: Servers, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -414,6 +425,7 @@ def test_git_says_why_a_server_refused(
         repository.fetch(servers.http, kind)
 
 
+@pytest.mark.calm
 def test_git_uses_a_login_and_never_shows_it(servers: Servers, repository: Repository) -> None:
     for kind, login in (("private-git/", "reader:wr%40ng@"), ("forbidden/", LOGIN), ("", LOGIN)):
         with pytest.raises(UnavailableError) as caught:
@@ -430,6 +442,7 @@ def test_git_does_not_wait_for_ever(
         repository.fetch(servers.http, "stalled-git/")
 
 
+@pytest.mark.calm
 def test_git_goes_through_the_proxy(proxied: str, repository: Repository) -> None:
     repository.fetch(proxied)
 

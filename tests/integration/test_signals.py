@@ -8,27 +8,25 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from builders.model.plan import BuildPlan
-from builders.tools import container
 from builders.tools.cache import Cache
-from tests.conftest import ROOT, VERSION
+from tests.conftest import VERSION
 from tests.integration import small
 from tests.integration.test_bad_days import (
+    ENGINE,
     SIGNALS,
     SLEEP,
     Run,
+    Wire,
     engine,
     kind,
     left_behind,
@@ -61,6 +59,17 @@ reason = "a test"
 evidence = "a test"
 """
 GO = "1.15.15"
+ENDLESS = """
+import runpy
+from pathlib import Path
+from builders import pipeline
+from builders.steps import toolchain
+from builders.tools import container
+container.ContainerBuilder.has = lambda *_: False
+toolchain.write_seed = lambda plan, cache, recipe, seed: seed.write_bytes(bytes(10240))
+pipeline.RECIPES = Path({recipes!r})
+runpy.run_path("tasks.py", run_name="__main__")
+"""
 
 
 class Silent(threading.Thread):
@@ -110,7 +119,9 @@ class World:
     def dist(self) -> Path:
         return self.folder / "dist"
 
-    def build(self, *words: str, strike: tuple[str, ...] = (), **variables: str) -> Run:
+    def build(
+        self, *words: str, strike: tuple[str, ...] = (), front: str = "", **variables: str
+    ) -> Run:
         environment = {"NOKMEM_CACHE": str(self.cache.root), **variables}
         words = (
             "build",
@@ -122,7 +133,7 @@ class World:
             str(self.dist),
             *words,
         )
-        return Run(*words, environment=environment, strike=strike)
+        return Run(*words, environment=environment, strike=strike, front=front)
 
     def begin(self, number: int) -> Run:
         """A build that has been struck."""
@@ -233,6 +244,29 @@ def unpack_go(world: World) -> None:
     world.held = lambda _: until(lambda: len(sleeping()) == 1)
 
 
+def create(world: World) -> None:
+    """The engine has been asked for the container."""
+    world.strike = ("http.client.send", "/containers/create", "1", "0.02")
+
+
+def lay(world: World) -> None:
+    """The source is on its way in."""
+    world.strike = (
+        ("subprocess.Popen", "source.tar", "1", "0")
+        if world.kind == "rootfs"
+        else ("http.client.send", "PUT .*/archive", "2", "0.005")
+    )
+
+
+def take_out(world: World) -> None:
+    """A binary is on its way out."""
+    world.strike = (
+        ("subprocess.Popen", "'cat', '/build", "1", "0")
+        if world.kind == "rootfs"
+        else ("http.client.send", "GET .*/archive", "1", "0.005")
+    )
+
+
 def compile_both(world: World) -> None:
     """Both compilers are at work."""
     world.more = small.make(world.folder / "b", kubelet=SLEEP, runc=SLEEP).words
@@ -256,11 +290,14 @@ def replace(world: World) -> None:
     world.strike = ("shutil.rmtree", ".partial", "1", "0")
 
 
-PHASES = (fetch, git, patch, unpack_go, compile_both, prove, put_in_place, replace)
-#: A container is there in two of them alone.
+PHASES = (
+    *(fetch, git, patch, unpack_go, lay, compile_both, take_out, prove),
+    *(put_in_place, replace),
+)
+#: A container is there in these alone.
 STRUCK = [
     *(("rootfs", phase) for phase in PHASES),
-    *(("container", phase) for phase in (unpack_go, compile_both)),
+    *(("container", phase) for phase in (create, unpack_go, lay, compile_both, take_out)),
 ]
 
 
@@ -324,35 +361,55 @@ def test_nothing_stays_of_a_tree_whose_making_is_struck(world: World, cache: Cac
     assert world.left() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_stays_of_an_image_whose_making_is_struck(
-    number: int, container_builder: container.ContainerBuilder, plan: BuildPlan, tmp_path: Path
-) -> None:
+@pytest.fixture
+def endless(world: World, cache: Cache, plan: BuildPlan) -> str:
+    """A front door to which the toolchain is a Dockerfile that never comes to its end."""
+    (world.cache.root / "files").mkdir()
+    for file in cache.files():
+        (world.cache.root / "files" / file.name).symlink_to(file)
+    recipe = world.folder / "recipes" / plan.toolchain.recipe
+    recipe.mkdir(parents=True)
     base = f"nokmem/toolchain:{plan.toolchain.key[:16]}"
-    (tmp_path / "Dockerfile").write_text(f"FROM {base}\nRUN {SLEEP}\n")
-    program = (
-        "import sys\nfrom pathlib import Path\n"
-        "from builders.tools.builder import Recipe\nfrom builders.tools.cache import Cache\n"
-        "from builders.tools.container import ContainerBuilder\n"
-        "recipe = Recipe(Path(sys.argv[1], 'Dockerfile'), {})\n"
-        "ContainerBuilder(Cache(Path(sys.argv[1]))).make('e' * 64, recipe, id)\n"
-    )
+    (recipe / "Dockerfile").write_text(f"FROM {base}\nRUN {SLEEP}\n")
+    return ENDLESS.format(recipes=str(recipe.parent))
+
+
+@pytest.mark.parametrize("kind", ["container"], indirect=True)
+def test_nothing_stays_of_an_image_whose_making_is_struck(world: World, endless: str) -> None:
     with engine() as client:
 
         def made() -> list[str]:
             every = client.containers.list(all=True, ignore_removed=True)
             return [str(one.id) for one in every if SLEEP in str(one.attrs["Config"]["Cmd"])]
 
-        words = [sys.executable, "-c", program, str(tmp_path)]
-        as_in_a_terminal = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        with subprocess.Popen(
-            words, cwd=ROOT, stderr=subprocess.DEVNULL, preexec_fn=as_in_a_terminal
-        ) as child:
-            until(sleeping)
+        for number in (*SIGNALS, signal.SIGKILL):
+            run = world.build(*world.words, front=endless)
+            until(sleeping, 60)
             assert made()
-            child.send_signal(number)
-        with closing(container.ContainerBuilder(Cache(tmp_path))) as next_one:
-            next_one.sweep()
-        until(lambda: not sleeping())
-        until(lambda: not made())
-    assert list((tmp_path / "runs").iterdir()) == []
+            run.send(number)
+            assert run.end(30) == (-9 if number == signal.SIGKILL else 130), run.text
+            until(lambda: not sleeping() and not made())
+            assert number == signal.SIGKILL or world.left() == []
+    again = world.build(*world.words)
+    assert again.end() == 0, again.text
+    assert world.left() == []
+
+
+@pytest.mark.parametrize("kind", ["container"], indirect=True)
+def test_an_engine_that_dies_while_it_makes_an_image_is_named(world: World, endless: str) -> None:
+    if not ENGINE.startswith("unix://"):
+        pytest.skip("the engine is not on this machine")
+    wire = Wire(world.folder / "s", ENGINE.removeprefix("unix://"))
+    wire.start()
+    try:
+        here = f"unix://{world.folder / 's'}"
+        run = world.build(*world.words, front=endless, DOCKER_HOST=here)
+        until(sleeping, 60)
+        wire.cut()
+        assert run.end(60) == 4, run.text
+    finally:
+        wire.close()
+    assert "machine: the engine went away" in run.text, run.text
+    assert "building the toolchain image" in run.text and "start it" in run.text
+    until(lambda: not sleeping())
+    assert world.left() == []

@@ -95,10 +95,12 @@ def pin(plan: BuildPlan) -> Pinned:
     return min((row for row in rows if row.size > 400_000), key=lambda row: row.size)
 
 
+@pytest.mark.calm
 def test_a_pin_is_confirmed_through_the_real_signature(archive: Archive, pin: Pinned) -> None:
     archive.confirm([pin])
 
 
+@pytest.mark.calm
 def test_every_pin_of_the_plan_is_in_the_signed_archives(plan: BuildPlan) -> None:
     """The lock is true: each version, path, size and hash, for toolchain and sources alike."""
     rows = [row for component in plan.components for row in component.source.files]
@@ -168,6 +170,7 @@ def test_what_is_wrong_is_named_before_what_is_silent(
     assert len(caught.value.detail) == 2 and "127.0.0.1:9" in str(caught.value.detail)
 
 
+@pytest.mark.calm
 def test_a_query_stays_at_the_end_of_each_address(
     mirror: Mirror, pin: Pinned, tmp_path: Path
 ) -> None:
@@ -179,7 +182,8 @@ def test_a_query_stays_at_the_end_of_each_address(
 
 
 def test_a_changed_index_is_refused(archive: Archive, mirror: Mirror, pin: Pinned) -> None:
-    mirror.change["by-hash"] = lambda h: h.give(h.upstream()[:-1] + b"!")
+    for part in ("by-hash", "Packages.xz"):
+        mirror.change[part] = lambda h: h.give(h.upstream()[:-1] + b"!")
     with pytest.raises(IntegrityError, match="the signed Release says"):
         archive.confirm([pin])
 
@@ -215,8 +219,38 @@ def test_a_connection_that_dies_is_resumed(mirror: Mirror, pin: Pinned, tmp_path
 def test_a_longer_file_is_cut_off(mirror: Mirror, pin: Pinned, tmp_path: Path) -> None:
     mirror.change["/pool/"] = lambda h: h.give(h.upstream() + bytes(1 << 22))
     provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url}, quiet)
-    with pytest.raises(IntegrityError, match="longer than the pinned"):
+    with pytest.raises(IntegrityError, match="longer than the pinned") as caught:
         provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
+    assert pin.path in caught.value.place and "try another place" in caught.value.next_step
+
+
+def test_an_index_that_dies_on_the_way_is_asked_for_again(
+    mirror: Mirror, archive: Archive, pin: Pinned
+) -> None:
+    def die_once(handler: Handler) -> None:
+        del mirror.change["by-hash"]
+        body = handler.upstream()
+        handler.give(body[: len(body) // 2], length=len(body))
+
+    mirror.change["by-hash"] = die_once
+    archive.confirm([pin])
+    assert len([path for path in mirror.asked if "by-hash" in path]) == 2
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_index_that_a_mirror_lacks_or_spoiled_comes_from_the_next(
+    status: int, mirror: Mirror, pin: Pinned
+) -> None:
+    for part in ("by-hash", "Packages.xz"):
+        mirror.change[part] = lambda h: h.give(b"spoiled", status=status)
+    both = {"debian": (mirror.url, mirror.upstream)}
+    with Downloader() as downloader:
+        Archive(downloader, both, apt.keyring(os.environ)).confirm([pin])
+        alone = Archive(downloader, {"debian": (mirror.url,)}, apt.keyring(os.environ))
+        with pytest.raises(IntegrityError if status == 200 else UnavailableError) as caught:
+            alone.confirm([pin])
+    assert "Packages" in caught.value.place or "by-hash" in caught.value.place
+    assert caught.value.next_step
 
 
 def test_a_missing_file_is_said_with_its_address(
@@ -243,6 +277,7 @@ def test_a_mirror_that_lacks_a_file_is_passed_over_aloud(
     assert cache.holds(pin.sha256)
 
 
+@pytest.mark.calm
 def test_what_is_in_the_cache_is_not_asked_for(mirror: Mirror, pin: Pinned, tmp_path: Path) -> None:
     provider = Debian(Cache(tmp_path), {"NOKMEM_DEBIAN_MIRROR": mirror.url}, quiet)
     provider.fetch_files([dataclasses.asdict(pin)], lambda _: None)
@@ -251,6 +286,7 @@ def test_what_is_in_the_cache_is_not_asked_for(mirror: Mirror, pin: Pinned, tmp_
     assert mirror.asked == []
 
 
+@pytest.mark.calm
 def test_kubernetes_comes_from_the_planned_commit(
     plan: BuildPlan, provider: Debian, tmp_path: Path
 ) -> None:

@@ -162,6 +162,9 @@ class Ready:
     def admit(self, limits: Limits) -> None:
         pass
 
+    def memory(self) -> None:
+        pass
+
 
 def tar_of(files: dict[str, bytes], *, comment: str = "", mode: int = 0o644) -> bytes:
     buffer = io.BytesIO()
@@ -237,6 +240,7 @@ def refuse(*words: object, **_: object) -> NoReturn:
 # auto
 
 
+@pytest.mark.calm
 def test_auto_takes_the_first_that_answers_and_asks_no_other(
     world: World, web: Web, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -405,6 +409,7 @@ def fetch(world: World, environment: dict[str, str], offline: bool = False) -> l
     return list(pipeline.fetch(requests, options, world.cache, Terminal(ci=True)))
 
 
+@pytest.mark.calm
 def test_what_was_fetched_is_enough_without_a_network(
     command: World, web: Web, everywhere: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,6 +423,7 @@ def test_what_was_fetched_is_enough_without_a_network(
     assert web.asked == [] and command.left() == []
 
 
+@pytest.mark.calm
 def test_fetch_offline_only_says(command: World, everywhere: dict[str, str], web: Web) -> None:
     with pytest.raises(UnavailableError) as caught:
         fetch(command, everywhere, offline=True)
@@ -482,6 +488,7 @@ def provider(world: World, wanted: ComponentPlan, place: str) -> sources.Provide
 @pytest.mark.parametrize("packed", [bytes, gzip.compress, lzma.compress])
 @pytest.mark.parametrize("above", ["", "./", "k/", "./k/"])
 @pytest.mark.parametrize("kind", ["file", "relative", "url"])
+@pytest.mark.calm
 def test_an_archive_may_be_near_or_far_and_laid_out_in_any_way(
     packed: Any, above: str, kind: str, world: World, web: Web, component: ComponentPlan,
     monkeypatch: pytest.MonkeyPatch,
@@ -518,6 +525,7 @@ def test_an_archive_that_is_nowhere_is_said_with_the_reason(
     assert world.left() == [] and world.cache.files() == []
 
 
+@pytest.mark.calm
 def test_several_runs_may_bring_the_same_file_at_once(world: World) -> None:
     places, digest = [str(world.go)], sha256_of(world.go)
     with Downloader() as downloader, ThreadPoolExecutor(8) as pool:
@@ -597,6 +605,7 @@ def test_a_hostile_archive_writes_nothing_outside_its_folder(
 
 
 @pytest.mark.parametrize("packed", [gzip.compress, lzma.compress])
+@pytest.mark.calm
 def test_a_builder_unpacks_it_whatever_it_was_packed_with(
     packed: Any, builder: Builder, plan: BuildPlan, world: World, component: ComponentPlan
 ) -> None:
@@ -622,8 +631,8 @@ def test_what_is_laid_over_it_may_be_a_program(
         (tmp_path / "k.tar").write_bytes(tar_of({"plain": b"old", "tool": b"old"}, mode=mode))
         made = dataclasses.replace(component, files={}, links={})
         tree = SourceTree(made.name, tmp_path / "k.tar", 0)
-        over = {name: b"\n" for name in ("plain", "new/plain")}
-        over |= {name: Program(b"\n") for name in ("tool", "new/tool")}
+        over = dict.fromkeys(("plain", "new/plain"), b"\n")
+        over |= dict.fromkeys(("tool", "new/tool"), Program(b"\n"))
         said: list[str] = []
         with builder.start(plan.toolchain.key, Limits()) as session:
             lay(made, tree, over, session, said.append)
@@ -644,6 +653,7 @@ def go(world: World) -> GoPlan:
 
 
 @pytest.mark.parametrize("kind", ["folder", "mirror", "own file", "own url"])
+@pytest.mark.calm
 def test_go_comes_from_where_the_user_says(kind: str, world: World, web: Web, go: GoPlan) -> None:
     shutil.copyfile(world.go, web.folder / world.go.name)
     mirrors = {"folder": f"'{world.go.parent}/'", "mirror": f"{web.url}/?token=x"}
@@ -673,6 +683,7 @@ def test_a_mirror_that_dies_in_the_middle_is_passed_over_aloud(
     assert world.left() == []
 
 
+@pytest.mark.calm
 def test_go_comes_from_what_the_settings_name(world: World, go: GoPlan) -> None:
     """A folder beside nokmem.toml, whose own path has blanks; an archive beside it."""
     place = world.go.parent / "nokmem.toml"
@@ -684,6 +695,7 @@ def test_go_comes_from_what_the_settings_name(world: World, go: GoPlan) -> None:
         sources.GoArchives(cache, places, NOBODY, quiet).fetch(go, quiet)
 
 
+@pytest.mark.calm
 def test_a_mirror_of_the_settings_is_a_path_or_an_address(world: World) -> None:
     text = (
         '[mirrors]\nkubernetes = ["../upstream/kubelet", "git@host:k.git"]\n'
@@ -695,6 +707,7 @@ def test_a_mirror_of_the_settings_is_a_path_or_an_address(world: World) -> None:
     supply.settle_kubernetes(REQUEST)
 
 
+@pytest.mark.calm
 def test_a_relative_mirror_is_one_from_here(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world.folder)
     environment = world.environment(NOKMEM_KUBERNETES_REPOSITORY="upstream/kubelet")
@@ -733,10 +746,21 @@ def test_a_go_that_does_not_run_or_is_another_is_refused(
             put_go(own_go, tmp_path / "own", session, quiet)
 
 
+def test_a_go_of_no_patches_goes_by_two_numbers(
+    rootfs_builder: Builder, plan: BuildPlan, tmp_path: Path
+) -> None:
+    (go,) = pipeline.plan(BuildRequest("v1.19.0", toolchain="el7")).toolchain.go
+    assert (go.version, go.archive["name"]) == ("1.15.0", "go1.15.linux-amd64.tar.gz")
+    (tmp_path / "own").write_bytes(fake_go("go version go1.15 linux/amd64"))
+    with rootfs_builder.start(plan.toolchain.key, Limits()) as session:
+        put_go(go, tmp_path / "own", session, quiet)
+
+
 # Folders
 
 
 @pytest.mark.parametrize("kind", ["blanks", "bare", "worktree", "submodule", "borrowing"])
+@pytest.mark.calm
 def test_a_folder_of_any_kind_gives_the_planned_commit(kind: str, world: World) -> None:
     upstream = world.repositories["kubelet"]
     folder = world.folder / f"a {kind} one"
@@ -1038,7 +1062,7 @@ def test_an_image_that_cannot_be_made_gives_way_aloud_unless_it_was_asked_for(
     def make(wanted: ToolchainPlan, *_: object) -> None:
         made.append(wanted.name)
         if wanted.image is not None:
-            raise ToolchainError("yum finds nothing")
+            raise ToolchainError("yum finds nothing", place="a", next_step="b")
 
     monkeypatch.setattr(pipeline, "_make_toolchain", make)
     builder: Any = NoImages()

@@ -183,7 +183,7 @@ def test_an_index_that_a_mirror_has_not_by_its_hash_is_taken_by_its_name(
     monkeypatch.setattr(archive._downloader, "read", read)
     with pytest.raises(IntegrityError, match="the signed Release says"):
         archive.index("bullseye", name)
-    answers = {url: body for url in answers}
+    answers = dict.fromkeys(answers, body)
     assert archive.index("bullseye", name) == "text"
 
 

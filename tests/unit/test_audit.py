@@ -41,7 +41,7 @@ def test_a_report_becomes_an_exit_code(
     report, code = case
 
     def run(argv: Sequence[str], *, environment: Mapping[str, str], **_: Any) -> Result:
-        assert argv[argv.index("--requirement") + 1].endswith("requirements/run.txt")
+        assert argv[argv.index("--requirement") + 1].endswith("requirements/dev.txt")
         assert "SECRET" not in environment
         if report:
             Path(argv[argv.index("--output") + 1]).write_text(report)

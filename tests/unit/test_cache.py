@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -77,6 +78,24 @@ def test_a_cache_that_cannot_be_made_names_the_variable(tmp_path: Path) -> None:
     with pytest.raises(MachineError) as caught:
         Cache(tmp_path / "file/cache")
     assert "NOKMEM_CACHE" in caught.value.next_step
+
+
+@pytest.mark.parametrize("name", ["", "git", "locks"])
+def test_a_cache_of_somebody_elses_is_not_taken(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir(exist_ok=True)
+    foreign, look = tmp_path / name, Path.stat
+
+    def stat(path: Path, **how: bool) -> os.stat_result:
+        found = list(look(path, **how))
+        found[4] += path == foreign
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(MachineError, match="somebody else's") as caught:
+        Cache(tmp_path)
+    assert caught.value.place == str(foreign) and "NOKMEM_CACHE" in caught.value.next_step
 
 
 def test_default_place(tmp_path: Path) -> None:

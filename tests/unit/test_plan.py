@@ -217,6 +217,16 @@ def test_the_current_pair_gets_the_go_it_needs_and_has_no_open_cve() -> None:
     assert "runc 1.1.12 is compiled by Go 1.17.13" in said and "CVE" not in said
 
 
+def test_the_distributions_runc_is_linked_as_its_toolchain_can() -> None:
+    """EL7 has no libseccomp.a."""
+    for toolchain, linking in (("el7", "dynamic"), ("debian", "static")):
+        request = BuildRequest(VERSION, toolchain=toolchain, runc_source="debian")
+        component = runc(request)
+        assert component.linking == linking
+        assert ("-static" in " ".join(component.command)) is (linking == "static")
+        assert ("netgo" in component.tags) is (linking == "static")
+
+
 def test_what_auto_may_become() -> None:
     may = choices(BuildRequest(VERSION), FACTS)
     assert may.compiler == (("el7", "1.15.5"), ("debian", "1.15.5"), ("debian", "distribution"))
