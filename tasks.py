@@ -947,7 +947,7 @@ def lint(_: Context) -> None:
 def audit(_: Context) -> None:
     """Ask what vulnerabilities our packages have.
 
-    OSV is asked for the Python packages in requirements/dev.txt, and so in run.txt.
+    OSV is asked for the packages in requirements/dev.txt; run.txt has no other.
 
     Exit codes: 1 a vulnerability is known, 4 pip-audit is not installed,
     5 the service does not answer.

@@ -200,7 +200,7 @@ look_at_slabs() {
     fi
 }
 
-# probe_mkdir [STATUS]: whether one more memory cgroup can be made: the leak's last word; STATUS where it cannot.
+# probe_mkdir STATUS: whether one more memory cgroup can be made: the leak's last word; STATUS where it cannot.
 probe_mkdir() {
     local place="$MEMORY/nokmem-probe.$$" text
     [ -n "$MEMORY" ] || return 0
@@ -213,7 +213,7 @@ probe_mkdir() {
         rmdir "$place" || true
         finding ok ids "one more memory cgroup can be made"
     elif [[ $text == *'No space left on device'* ]]; then
-        finding "${1:-warn}" ids "no memory cgroup can be made any more: No space left on device" \
+        finding "$1" ids "no memory cgroup can be made any more: No space left on device" \
             "drain and reboot this node: no binary gives the ids back"
     else
         finding unseen ids "a memory cgroup could not be made: $text"
@@ -316,7 +316,7 @@ diagnose() {
         finding unseen cgroups "${COUNT[unreadable]} could not be read, such as $(grep -m 1 '^unreadable ' "$CGROUPS" | cut -d ' ' -f 3-)"
     fi
     look_at_slabs
-    probe_mkdir
+    probe_mkdir warn
     look_at_logs
     if [ -n "$KERNEL_LEAKS" ]; then
         case $KMEM_OFF/$KMEM_OFF_KNOWN in

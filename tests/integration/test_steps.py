@@ -104,7 +104,7 @@ class Run:
         other.rename(target)
 
     def call(
-        self, code: str, before: tuple[str, ...] = (), **environment: str
+        self, code: str, before: tuple[str, ...] = (), /, **environment: str
     ) -> subprocess.CompletedProcess[bytes]:
         """The script's functions, by a program if there is one before it."""
         path = f"{self.bin}:{PATH}"
@@ -662,7 +662,7 @@ def test_a_full_disk_has_room_for_the_result(request: pytest.FixtureRequest, run
         "head -c 1048576 /dev/zero >$RUN/reserve; cat /dev/zero >$STATE/filler 2>/dev/null || true\n"
         "( COMMAND=work; conclude $DONE 'all is done' ); cat $RUN/result $RUN/report.txt; [ -s $RUN/report.json ]"
     )
-    done = run.call(words, before=("unshare", "--mount", *mapped))
+    done = run.call(words, ("unshare", "--mount", *mapped))
     if b"unshare" in done.stderr or b"mount:" in done.stderr:
         leave_out(request, "root", "this user may not mount in a namespace of its own")
     assert done.returncode == 0 and done.stdout == b"0\ndone: all is done\n", done
