@@ -222,7 +222,7 @@ def test_a_compile_error_shows_its_last_lines_and_the_way_back(kind: str, tmp_pa
 
 
 def test_a_kept_room_is_there_to_be_entered_and_the_command_fails_again_in_it(
-    kind: str, tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Both compile at once where there is memory: the first that fails ends the other."""
     broken = small.make(tmp_path, kubelet="echo the reason; exit 3", runc=SLEEP)
@@ -239,8 +239,7 @@ def test_a_kept_room_is_there_to_be_entered_and_the_command_fails_again_in_it(
         )  # fmt: skip
         assert "the reason" in again.stdout and "ended with 2" in again.stdout, again
     finally:
-        swept = Run("cache.prune")
-        assert swept.end() == 0, swept.text
+        request.getfixturevalue(f"{kind}_builder").sweep()
 
 
 def test_one_that_fails_ends_the_other(kind: str, tmp_path: Path) -> None:
