@@ -324,7 +324,8 @@ def test_a_second_signal_leaves_the_cleaning_alone(world: World) -> None:
     run = world.begin(signal.SIGINT)
     run.send(signal.SIGTERM)
     assert run.end(30) == 130, run.text
-    assert "interrupted: SIGINT" in run.text
+    # of two at once, each thread of a process may be given one
+    assert run.text.count("interrupted: SIG") == 1, run.text
     assert world.left() == []
 
 
