@@ -110,8 +110,8 @@ class Cache:
             ) from error
 
     def _refuse_others(self) -> None:
-        """What others could write is not to be run here; and what is written here would be in
-        their way, where they cannot be in ours: root's."""
+        """MachineError for a cache that somebody else owns: what they wrote would be run here, and
+        what root wrote there would be in their way."""
         for path in (self.root, *(self.root / name for name in FOLDERS)):
             with suppress(FileNotFoundError):
                 owner = path.stat().st_uid
