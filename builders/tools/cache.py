@@ -27,6 +27,7 @@ from typing import IO
 from builders.errors import BusyError, IntegrityError, MachineError
 
 CHUNK = 1 << 20
+#: What is below its root, as above.
 FOLDERS = ("files", "git", "trees", "go", "runs", "locks")
 #: The lock that builds share; a prune wants it alone.
 IN_USE = "in-use"
